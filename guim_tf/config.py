@@ -1,0 +1,315 @@
+"""Strict configuration: nested frozen dataclasses, JSON in and out, an unknown key is an error.
+
+Standard library only. A mode is a named configuration (`Config.paper()`), never a code path.
+"""
+
+import dataclasses
+import json
+import pathlib
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration has an unknown key, a wrong type or an impossible value."""
+
+
+def _check(condition: bool, owner: object, field: str, expected: str) -> None:
+    if not condition:
+        got = getattr(owner, field)
+        raise ConfigError(f"{type(owner).__name__}.{field} is {got!r}, expected {expected}.")
+
+
+# ---------------------------------------------------------------------------- logs -> data set
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Where a field comes from: a column, or its first `prefix` characters."""
+
+    column: str
+    prefix: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.column), self, "column", "a column name")
+        _check(self.prefix is None or self.prefix > 0, self, "prefix", "a positive length or null")
+
+
+FILTER_OPERATORS = ("present", "==", "!=", ">", ">=", "<", "<=", "starts_with", "not_starts_with")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFilter:
+    """Keeps the rows for which `column operator value` holds; the others count as filtered.
+
+    `present` takes no value and keeps rows whose column is neither null nor empty. Comparisons
+    with a number read the column as a number; a row where that fails is a dead letter.
+    """
+
+    column: str
+    operator: str
+    value: float | int | str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.operator in FILTER_OPERATORS, self, "operator", f"one of {FILTER_OPERATORS}")
+        _check(
+            (self.value is None) == (self.operator == "present"),
+            self,
+            "value",
+            "a value, unless the operator is 'present'",
+        )
+
+    @property
+    def reason(self) -> str:
+        """The key under which `counters.json` counts the rows that this filter dropped."""
+        return f"{self.column} {self.operator}" + ("" if self.value is None else f" {self.value}")
+
+
+TIMESTAMP_UNITS = ("seconds", "milliseconds", "iso")
+
+
+@dataclasses.dataclass(frozen=True)
+class EventsMapping:
+    """Which columns of the event files hold what. One row is one interaction."""
+
+    files: tuple[str, ...]  # globs, relative to the mapping file; .csv .csv.gz .jsonl .jsonl.gz .parquet
+    user_id: Column
+    item_id: Column
+    timestamp: Column
+    timestamp_unit: str = "seconds"
+    action: Column | None = None
+    category_id: Column | None = None
+    title: Column | None = None
+    filters: tuple[RowFilter, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(bool(self.files), self, "files", "at least one file or glob")
+        _check(
+            self.timestamp_unit in TIMESTAMP_UNITS, self, "timestamp_unit", f"one of {TIMESTAMP_UNITS}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemsMapping:
+    """Which columns of the item table hold what."""
+
+    files: tuple[str, ...]
+    item_id: Column
+    category_id: Column | None = None
+    title: Column | None = None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.files), self, "files", "at least one file or glob")
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsMapping:
+    """Profile labels of users: every other column named here is a label."""
+
+    files: tuple[str, ...]
+    user_id: Column
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check(bool(self.files), self, "files", "at least one file or glob")
+        _check(bool(self.labels), self, "labels", "at least one label column")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """The mapping file that a user writes once for a log."""
+
+    events: EventsMapping
+    items: ItemsMapping | None = None
+    labels: LabelsMapping | None = None
+
+
+# ---------------------------------------------------------------------------- the model
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network (section 4.1 of the paper). Tables take their rows from the schema."""
+
+    interests: int = 4  # C
+    embedding_dim: int = 128  # d
+    item_id_dim: int = 128
+    category_dim: int = 128
+    word_dim: int = 32
+    layers: int = 3
+    heads: int = 2  # the paper gives none; 64 dimensions a head, as in BERT
+    dropout: float = 0.1
+    item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
+    time_rows: int = 365  # one row a day of age; one more is t0's
+    use_actions: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):
+            _check(getattr(self, name) >= 1, self, name, "a positive number")
+        _check(self.layers >= 1, self, "layers", "at least one layer")
+        _check(
+            self.heads >= 1 and self.embedding_dim % self.heads == 0,
+            self,
+            "heads",
+            f"a divisor of embedding_dim = {self.embedding_dim}",
+        )
+        _check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
+        _check(self.time_rows >= 1, self, "time_rows", "at least one row")
+        _check(
+            self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The two InfoNCE losses (section 3.3)."""
+
+    alpha: float = 20.0
+    mask_probability: float = 0.15
+    # Negatives drawn from each other user of the batch, independently for each positive. 1 gives
+    # the paper's K = 31 at its batch of 32; null takes every item of every other user.
+    negatives_per_user: int | None = 1
+    logq: bool = False  # correct the scores for how often an item comes up as a negative
+
+    def __post_init__(self) -> None:
+        _check(self.alpha > 0, self, "alpha", "a positive scale")
+        _check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
+        _check(
+            self.negatives_per_user is None or self.negatives_per_user >= 1,
+            self,
+            "negatives_per_user",
+            "a positive number or null",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowConfig:
+    """How a user's sequence is cut (section 3.1): history [T - D1, T), targets [T, T + D2)."""
+
+    history_days: int = 365  # D1
+    target_days: int = 31  # D2
+    max_length: int = 128  # most recent events of the history that the encoder sees
+    max_targets: int = 64  # first targets after T
+
+    def __post_init__(self) -> None:
+        for name in ("history_days", "target_days", "max_length", "max_targets"):
+            _check(getattr(self, name) >= 1, self, name, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to learn."""
+
+    batch_size: int = 32
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.1  # of all steps; then linear decay to zero
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    patience: int = 10  # epochs with no better validation recall before stopping
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 2, self, "batch_size", "at least 2: negatives are other users'")
+        _check(self.epochs >= 1, self, "epochs", "a positive number")
+        _check(self.learning_rate > 0, self, "learning_rate", "a positive rate")
+        _check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
+        _check(self.weight_decay >= 0, self, "weight_decay", "zero or more")
+        _check(self.clip_norm > 0, self, "clip_norm", "a positive norm")
+        _check(self.patience >= 1, self, "patience", "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides what a trained model is, beside its data."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    window: WindowConfig = WindowConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @classmethod
+    def paper(cls) -> "Config":
+        """Every choice as the paper states it: the reference that results are compared with."""
+        return cls()
+
+
+# ---------------------------------------------------------------------------- strict JSON
+
+
+def to_json(config: Any) -> str:
+    """A dataclass as indented JSON, keys in the order of its fields."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(cls: type[T], text: str, *, source: str = "configuration") -> T:
+    """Reads a dataclass from JSON; unknown keys, missing keys and wrong types are errors."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"{source} is not JSON: {e}") from e
+    return typing.cast(T, from_dict(cls, value, where=source))
+
+
+def load(cls: type[T], path: str | pathlib.Path) -> T:
+    """`from_json` of a file."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path} does not exist.") from e
+    return from_json(cls, text, source=str(path))
+
+
+def from_dict(cls: Any, value: Any, *, where: str) -> Any:
+    """Builds `cls` from what JSON gives, checking every key and type on the way."""
+    if dataclasses.is_dataclass(cls):
+        if cls is Column and isinstance(value, str):  # the short form of a column
+            return Column(value)
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected an object, got {value!r}.")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(value) - set(fields))
+        if unknown:
+            raise ConfigError(
+                f"{where}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(fields)}."
+            )
+        hints = typing.get_type_hints(cls)
+        arguments = {
+            name: from_dict(hints[name], item, where=f"{where}.{name}")
+            for name, item in value.items()
+        }
+        try:
+            return cls(**arguments)  # type: ignore[operator]
+        except TypeError as e:
+            missing = [
+                name
+                for name, field in fields.items()
+                if field.default is dataclasses.MISSING and name not in arguments
+            ]
+            raise ConfigError(f"{where}: missing {', '.join(map(repr, missing))}.") from e
+    origin, options = typing.get_origin(cls), typing.get_args(cls)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            try:
+                return from_dict(option, value, where=where)
+            except ConfigError as e:
+                if dataclasses.is_dataclass(option):
+                    raise
+                error = e
+        raise error
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}.")
+        return tuple(
+            from_dict(options[0], item, where=f"{where}[{i}]") for i, item in enumerate(value)
+        )
+    if cls is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) != (cls is bool) or not isinstance(value, cls):
+        raise ConfigError(f"{where}: expected {cls.__name__}, got {value!r}.")
+    return value
