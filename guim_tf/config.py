@@ -51,7 +51,7 @@ class RowFilter:
 
     column: str
     operator: str
-    value: float | int | str | None = None
+    value: int | float | str | None = None
 
     def __post_init__(self) -> None:
         _check(self.operator in FILTER_OPERATORS, self, "operator", f"one of {FILTER_OPERATORS}")
@@ -144,7 +144,6 @@ class ModelConfig:
     dropout: float = 0.1
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
     time_rows: int = 365  # one row a day of age; one more is t0's
-    use_actions: bool = False
 
     def __post_init__(self) -> None:
         for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):

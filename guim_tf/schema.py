@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 VERSION = 1
+DAY = 86_400  # seconds
 
 # Features of a training record: one `tf.train.Example` a user, events in time order.
 USER_ID = "user_id"  # bytes, [1]

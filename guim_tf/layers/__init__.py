@@ -1,0 +1,6 @@
+"""Keras layers of the encoders, one a file."""
+
+from guim_tf.layers.time_embedding import TimeEmbedding
+from guim_tf.layers.transformer import TransformerBlock
+
+__all__ = ["TimeEmbedding", "TransformerBlock"]

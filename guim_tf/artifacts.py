@@ -1,0 +1,104 @@
+"""SavedModel folders, `<models>/<name>/<version>`: written whole or not at all, and found again.
+
+Each carries in `assets.extra/` the schema, the configuration and warm-up requests in TF Serving's
+form.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from guim_tf.config import Config, to_json
+from guim_tf.schema import Schema
+
+EXTRA = "assets.extra"
+CONFIG_FILE = "config.json"
+WARMUP_FILE = "tf_serving_warmup_requests"
+
+Warmup = Mapping[str, Mapping[str, tf.Tensor]]  # signature -> inputs
+
+
+class ArtifactError(ValueError):
+    """A model folder is missing or unfinished."""
+
+
+def versions(models: str | pathlib.Path, name: str) -> list[int]:
+    """The finished versions of a model, ascending."""
+    folder = pathlib.Path(models, name)
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def latest(models: str | pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of a model's highest version.
+
+    Raises:
+      ArtifactError: there is none.
+    """
+    found = versions(models, name)
+    if not found:
+        raise ArtifactError(
+            f"{models} holds no version of {name!r}. Write the encoders with `guim export` and the "
+            "retrieval models with `guim index`."
+        )
+    return pathlib.Path(models, name, str(found[-1]))
+
+
+def save(
+    module: tf.Module,
+    *,
+    models: str | pathlib.Path,
+    name: str,
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    schema: Schema,
+    config: Config,
+    warmup: Warmup,
+) -> pathlib.Path:
+    """Writes the next version of a model.
+
+    Args:
+      module: what holds the variables, tables and functions.
+      models: folder of all models.
+      name: model name.
+      signatures: by name.
+      schema: of the data set that the model was trained on.
+      config: that it was trained with.
+      warmup: requests that a server replays before it says that it is ready.
+
+    Returns:
+      The version's folder.
+    """
+    base = pathlib.Path(models, name)
+    version = max(versions(models, name), default=0) + 1
+    unfinished = base / f".{version}.unfinished"  # servers look at numeric names only
+    shutil.rmtree(unfinished, ignore_errors=True)
+    tf.saved_model.save(
+        module,
+        str(unfinished),
+        signatures=dict(signatures),
+        options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
+    )
+    extra = unfinished / EXTRA
+    extra.mkdir()
+    schema.save(extra)
+    (extra / CONFIG_FILE).write_text(to_json(config), encoding="utf-8")
+    with tf.io.TFRecordWriter(str(extra / WARMUP_FILE)) as writer:
+        for signature, inputs in warmup.items():
+            writer.write(_warmup_record(name, signature, inputs))
+    return unfinished.rename(base / str(version))
+
+
+def _warmup_record(name: str, signature: str, inputs: Mapping[str, tf.Tensor]) -> bytes:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    log = prediction_log_pb2.PredictionLog(
+        predict_log=prediction_log_pb2.PredictLog(request=request)
+    )
+    return log.SerializeToString()

@@ -1,0 +1,258 @@
+"""TFRecords to tensors: parsing, cutting at T (section 3.1) and batching with tf.data.
+
+The cut is applied when reading, so one data set serves every cut-off. A batch is
+`{"user_id", "as_of", "history", "targets"}`, the last two being events as dense tensors.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.config import WindowConfig
+from guim_tf.schema import Schema
+
+
+_PARTITION = "title_partition"
+
+Events = dict[str, tf.Tensor]
+
+
+class DatasetError(ValueError):
+    """A data set folder is missing, unfinished or damaged."""
+
+
+def shard_files(folder: str | pathlib.Path, split: str) -> list[str]:
+    """The TFRecord files of a split, after comparing each one's size with `counters.json`.
+
+    Raises:
+      DatasetError: a shard is missing or has not the size that the pipeline wrote.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / names.COUNTERS_FILE
+    if not path.is_file():
+        raise DatasetError(
+            f"{path} does not exist: {folder} is not a finished data set. "
+            "Make one with `guim build-dataset`."
+        )
+    shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+    files = []
+    for shard in shards:
+        if not shard["file"].startswith(split + "/"):
+            continue
+        file = folder / shard["file"]
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise DatasetError(
+                f"{file} {found}, and the pipeline wrote {shard['bytes']}: the copy is incomplete. "
+                "Copy it again or rebuild the data set with `guim build-dataset`."
+            )
+        files.append(str(file))
+    return files
+
+
+def read_records(files: list[str], schema: Schema) -> tf.data.Dataset:
+    """Serialized records of TFRecord files, in the order of the files."""
+    if not files:
+        return tf.data.Dataset.from_tensor_slices(tf.zeros([0], tf.string))
+    return tf.data.TFRecordDataset(files, compression_type=schema.compression)
+
+
+def item_features(schema: Schema) -> dict[str, tf.io.RaggedFeature]:
+    """How `tf.io.parse_example` reads a training record."""
+    features = {
+        name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+        for name in names.EVENT_FEATURES
+        if name != names.TITLE_LENGTHS
+    }
+    features[names.TITLE_TOKENS] = tf.io.RaggedFeature(
+        tf.int64,
+        value_key=names.TITLE_TOKENS,
+        partitions=[tf.io.RaggedFeature.RowLengths(names.TITLE_LENGTHS)],
+        row_splits_dtype=tf.int64,
+    )
+    return features
+
+
+def parse_records(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.RaggedTensor]:
+    """Whole sequences: `[B]` records -> `[B, (n)]` ragged int64 a feature, titles `[B, (n), (w)]`."""
+    return tf.io.parse_example(serialized, item_features(schema))
+
+
+def window(
+    sequences: dict[str, tf.RaggedTensor],
+    start: tf.Tensor,
+    end: tf.Tensor,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+) -> dict[str, tf.RaggedTensor]:
+    """The events with `start <= timestamp < end`, and of those only the first or last so many.
+
+    Args:
+      sequences: `[B, (n)]` ragged features.
+      start: `[B]` int64 seconds.
+      end: `[B]` int64 seconds.
+    """
+    times = sequences[names.TIMESTAMP]
+    inside = (times >= start[:, None]) & (times < end[:, None])
+    cut = {name: tf.ragged.boolean_mask(value, inside) for name, value in sequences.items()}
+    if first is not None:
+        cut = {name: value[:, :first] for name, value in cut.items()}
+    if last is not None:
+        cut = {name: value[:, -last:] for name, value in cut.items()}
+    return cut
+
+
+def dense(events: dict[str, tf.RaggedTensor]) -> Events:
+    """Ragged events as padded tensors: `[B, N]` int64, titles `[B, N, W]`; padding is row 0."""
+    return {name: value.to_tensor() for name, value in events.items()}
+
+
+def history_at(
+    serialized: tf.Tensor, as_of: tf.Tensor, schema: Schema, config: WindowConfig
+) -> Events:
+    """What the encoder sees of users at a moment: their last events in [as_of - D1, as_of).
+
+    Args:
+      serialized: `[B]` records.
+      as_of: `[B]` int64 seconds.
+
+    Returns:
+      Events `[B, N]`, N at most `config.max_length`.
+    """
+    sequences = parse_records(serialized, schema)
+    start = as_of - config.history_days * names.DAY
+    return dense(window(sequences, start, as_of, last=config.max_length))
+
+
+def cut_at(
+    serialized: tf.Tensor, cutoff: tf.Tensor, schema: Schema, config: WindowConfig
+) -> dict[str, tf.Tensor | Events]:
+    """A training batch: histories in [T - D1, T) and targets in [T, T + D2).
+
+    Args:
+      serialized: `[B]` records.
+      cutoff: `[B]` int64 seconds, T of each user.
+    """
+    sequences = parse_records(serialized, schema)
+    history = window(
+        sequences, cutoff - config.history_days * names.DAY, cutoff, last=config.max_length
+    )
+    targets = window(
+        sequences, cutoff, cutoff + config.target_days * names.DAY, first=config.max_targets
+    )
+    return {"as_of": cutoff, "history": dense(history), "targets": dense(targets)}
+
+
+def has_both_sides(serialized: tf.Tensor, cutoff: int, config: WindowConfig) -> tf.Tensor:
+    """Whether one user has an event on each side of T: a record -> bool scalar (section 4.1)."""
+    feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
+    times = tf.io.parse_single_example(serialized, feature)[names.TIMESTAMP]
+    before = (times >= cutoff - config.history_days * names.DAY) & (times < cutoff)
+    after = (times >= cutoff) & (times < cutoff + config.target_days * names.DAY)
+    return tf.reduce_any(before) & tf.reduce_any(after)
+
+
+def load_records(
+    folder: str | pathlib.Path, split: str, cutoff: int, config: WindowConfig
+) -> tf.data.Dataset:
+    """Records of the users of a split who have an event on each side of T."""
+    schema = Schema.load(folder)
+    records = read_records(shard_files(folder, split), schema)
+    return records.filter(lambda record: has_both_sides(record, cutoff, config))
+
+
+def load_dataset(
+    folder: str | pathlib.Path,
+    split: str = names.TRAIN,
+    *,
+    window: WindowConfig = WindowConfig(),  # noqa: B008 - frozen
+    batch_size: int = 32,
+    cutoff: int | None = None,
+    shuffle_seed: int | tf.Tensor | None = None,
+    shuffle_buffer: int = 100_000,
+) -> tf.data.Dataset:
+    """A data set folder as batches for `GUIM.fit` or `GUIM.evaluate`.
+
+    Args:
+      folder: what `guim build-dataset` wrote.
+      split: "train" or "validation".
+      window: how sequences are cut.
+      batch_size: users a batch. Training batches are full ones; the rest of a pass is dropped.
+      cutoff: T, seconds; by default `window.target_days` before the data set's `as_of`, so that
+        no target lies in the held-out part.
+      shuffle_seed: order of the users; None keeps the order of the files.
+      shuffle_buffer: records held for shuffling.
+    """
+    schema = Schema.load(folder)
+    cutoff = schema.as_of - window.target_days * names.DAY if cutoff is None else cutoff
+    records = load_records(folder, split, cutoff, window)
+    if shuffle_seed is not None:
+        records = records.shuffle(shuffle_buffer, seed=shuffle_seed)
+    batches = records.batch(batch_size, drop_remainder=split == names.TRAIN)
+    return batches.map(
+        lambda serialized: cut_at(
+            serialized, tf.fill([tf.shape(serialized)[0]], tf.cast(cutoff, tf.int64)), schema, window
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+# ---------------------------------------------------------------------------- the catalogue
+
+
+class Catalogue:
+    """The items of a data set, row by row in the order of `items.parquet`."""
+
+    def __init__(self, folder: str | pathlib.Path) -> None:
+        path = pathlib.Path(folder, names.ITEMS_FILE)
+        if not path.is_file():
+            raise DatasetError(f"{path} does not exist: {folder} is not a finished data set.")
+        table = pq.read_table(path, columns=list(names.ITEM_COLUMNS))
+        self.item_id: list[str] = table["item_id"].to_pylist()
+        self.category_id: list[str] = table["category_id"].to_pylist()
+        self.title: list[str] = table["title"].to_pylist()
+        self.item_key = table["item_key"].to_numpy()
+        self.item_index = table["item_index"].to_numpy()
+        self.category_index = table["category_index"].to_numpy()
+        self.count = table["count"].to_numpy()
+        self._tokens = tf.ragged.constant(
+            table["title_tokens"].to_pylist(), dtype=tf.int64, ragged_rank=1
+        )
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    def batches(self, size: int = 4096) -> Iterator[Events]:
+        """Inputs of the item encoder, `[size]` items at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield {
+                names.ITEM_INDEX: tf.constant(self.item_index[rows]),
+                names.CATEGORY_INDEX: tf.constant(self.category_index[rows]),
+                names.TITLE_TOKENS: self._tokens[rows].to_tensor(),
+            }
+
+    def rows_of(self, item_keys: np.ndarray) -> np.ndarray:
+        """Catalogue rows of item keys, -1 for keys that it does not hold (padding among them)."""
+        order = np.argsort(self.item_key)
+        position = np.searchsorted(self.item_key, item_keys, sorter=order)
+        rows = order[np.minimum(position, len(order) - 1)]
+        return np.where(self.item_key[rows] == item_keys, rows, -1)
+
+    def sampling_probability(self, item_rows: int) -> np.ndarray:
+        """How often one event is each row of the item table, for logQ: `[item_rows]` float32.
+
+        Items outside of the vocabulary share a row; its value is the mean over them, since that is
+        how often any one of them comes up.
+        """
+        counts = np.maximum(self.count, 1).astype(np.float64)
+        total = np.bincount(self.item_index, weights=counts, minlength=item_rows)
+        items = np.bincount(self.item_index, minlength=item_rows)
+        return (total / np.maximum(items, 1) / counts.sum()).astype(np.float32)

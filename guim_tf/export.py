@@ -1,0 +1,214 @@
+"""`guim export`: the best weights of a run as SavedModels `user_encoder` and `item_encoder`."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.artifacts import Warmup, save
+from guim_tf.config import WindowConfig
+from guim_tf.data import dense, history_at, window
+from guim_tf.lookup import IdTable
+from guim_tf.model import GUIM
+from guim_tf.schema import Schema
+from guim_tf.text import WordTable
+from guim_tf.training import load_run
+
+USER_ENCODER = "user_encoder"
+ITEM_ENCODER = "item_encoder"
+
+# Signature inputs of a history: `[B, N]` events in time order, padding has the item id "".
+EVENTS = {
+    "item_id": tf.TensorSpec([None, None], tf.string, "item_id"),
+    "category_id": tf.TensorSpec([None, None], tf.string, "category_id"),
+    "title": tf.TensorSpec([None, None], tf.string, "title"),
+    "timestamp": tf.TensorSpec([None, None], tf.int64, "timestamp"),
+    "as_of": tf.TensorSpec([None], tf.int64, "as_of"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """The folders that were written."""
+
+    user_encoder: str
+    item_encoder: str
+
+
+class Lookups(tf.Module):
+    """From the strings of a request to rows of the tables, by the vocabularies of a run."""
+
+    def __init__(self, run: str | pathlib.Path, schema: Schema) -> None:
+        super().__init__()
+        files = {name: str(pathlib.Path(run, f)) for name, f in names.VOCABULARY_FILES.items()}
+        self.items = IdTable(files["items"], size=schema.items.size)
+        self.categories = IdTable(files["categories"], size=schema.categories.size)
+        self.words = WordTable(
+            files["words"],
+            size=schema.words.size,
+            hash_rows=schema.word_hash_rows,
+            max_tokens=schema.max_title_tokens,
+        )
+
+
+class ItemEncoderModule(tf.Module):
+    """What `item_encoder` serves: `[B]` ids, categories and titles -> `[B, d]` unit vectors."""
+
+    def __init__(self, model: GUIM, lookups: Lookups) -> None:
+        super().__init__()
+        self.encoder = model.item_encoder
+        self.lookups = lookups
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "item_id"),
+            tf.TensorSpec([None], tf.string, "category_id"),
+            tf.TensorSpec([None], tf.string, "title"),
+        ]
+    )
+    def encode_items(
+        self, item_id: tf.Tensor, category_id: tf.Tensor, title: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        vectors = self.encoder(
+            {
+                names.ITEM_INDEX: self.lookups.items(item_id),
+                names.CATEGORY_INDEX: self.lookups.categories(category_id),
+                names.TITLE_TOKENS: self.lookups.words(title).to_tensor(),
+            }
+        )
+        return {"item_embedding": tf.math.l2_normalize(vectors, axis=-1)}
+
+    def warmup(self) -> Warmup:
+        one = tf.constant(["warm-up"])
+        return {"encode_items": {"item_id": one, "category_id": one, "title": one}}
+
+
+class UserEncoderModule(tf.Module):
+    """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
+
+    def __init__(
+        self, model: GUIM, lookups: Lookups, schema: Schema, config: WindowConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.lookups = lookups
+        self._schema = schema
+        self._config = config
+
+    @tf.function(input_signature=list(EVENTS.values()))
+    def encode_users(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """Events outside of [as_of - D1, as_of) are dropped, then all but the last max_length."""
+        present = item_id != ""
+        ids = tf.ragged.boolean_mask(item_id, present)
+        sequences = {
+            names.TIMESTAMP: tf.ragged.boolean_mask(timestamp, present),
+            names.ITEM_INDEX: ids.with_values(self.lookups.items(ids.values)),
+            names.CATEGORY_INDEX: ids.with_values(
+                self.lookups.categories(tf.boolean_mask(category_id, present))
+            ),
+            names.TITLE_TOKENS: ids.with_values(
+                self.lookups.words(tf.boolean_mask(title, present))
+            ),
+        }
+        start = as_of - self._config.history_days * names.DAY
+        cut = window(sequences, start, as_of, last=self._config.max_length)
+        return {"user_embedding": self.model.encode_users(dense(cut), as_of)}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "examples"),
+            tf.TensorSpec([None], tf.int64, "as_of"),
+        ]
+    )
+    def encode_user_examples(
+        self, examples: tf.Tensor, as_of: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Users given by their training records."""
+        history = history_at(examples, as_of, self._schema, self._config)
+        return {"user_embedding": self.model.encode_users(history, as_of)}
+
+    def warmup(self) -> Warmup:
+        return {"encode_users": warmup_history(self._schema)}
+
+
+def warmup_history(schema: Schema) -> dict[str, tf.Tensor]:
+    """A request with one user of one event, the day before `schema.as_of`."""
+    text = tf.constant([["warm-up"]])
+    return {
+        "item_id": text,
+        "category_id": text,
+        "title": text,
+        "timestamp": tf.constant([[schema.as_of - names.DAY]], tf.int64),
+        "as_of": tf.constant([schema.as_of], tf.int64),
+    }
+
+
+def export(*, run: str | pathlib.Path, models: str | pathlib.Path) -> ExportResult:
+    """Writes the next version of both encoders from the best weights of a run.
+
+    Raises:
+      ConfigError, SchemaError: the folder is no run, or no epoch of it has ended.
+    """
+    model, config, schema = load_run(run)
+    lookups = Lookups(run, schema)
+    items = ItemEncoderModule(model, lookups)
+    users = UserEncoderModule(model, lookups, schema, config.window)
+    encode_items = items.encode_items.get_concrete_function()
+    encode_users = users.encode_users.get_concrete_function()
+    common = {"models": models, "schema": schema, "config": config}
+    return ExportResult(
+        item_encoder=str(
+            save(
+                items,
+                name=ITEM_ENCODER,
+                signatures={"serving_default": encode_items, "encode_items": encode_items},
+                warmup=items.warmup(),
+                **common,
+            )
+        ),
+        user_encoder=str(
+            save(
+                users,
+                name=USER_ENCODER,
+                signatures={
+                    "serving_default": encode_users,
+                    "encode_users": encode_users,
+                    "encode_user_examples": users.encode_user_examples.get_concrete_function(),
+                },
+                warmup=users.warmup(),
+                **common,
+            )
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `guim export`."""
+    parser = argparse.ArgumentParser(
+        prog="guim export",
+        description="Writes the best weights of a run as SavedModels user_encoder and "
+        "item_encoder, each as its next version.",
+        epilog="example:\n  guim export --run work/run --models saved_models\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", required=True, help="folder that `guim train` wrote")
+    parser.add_argument("--models", default="saved_models", help="folder of all models")
+    arguments = parser.parse_args(argv)
+    try:
+        result = export(run=arguments.run, models=arguments.models)
+    except ValueError as e:
+        print(f"guim export: {e}", file=sys.stderr)
+        return 2
+    print(json.dumps(dataclasses.asdict(result)))
+    return 0

@@ -1,0 +1,73 @@
+"""f_j: an item's id, category and title as one vector (section 3.2)."""
+
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.keras_compat import keras, register
+
+
+def _table(rows: int, dim: int, name: str) -> keras.layers.Embedding:
+    return keras.layers.Embedding(
+        rows, dim, embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02), name=name
+    )
+
+
+@register
+class ItemEncoder(keras.layers.Layer):
+    """Concatenates three embeddings and projects them: one Dense layer, no bias.
+
+    An item never seen in training shares the common id row and still has a category and a title.
+
+    Args:
+      dim: size of an item's vector, d.
+      item_rows, category_rows, word_rows: sizes of the tables; row 0 of each is padding.
+      item_id_dim, category_dim, word_dim: d_i, d_c, d_w.
+      activation: "gelu" as in the paper, or "linear".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        item_rows: int,
+        category_rows: int,
+        word_rows: int,
+        item_id_dim: int,
+        category_dim: int,
+        word_dim: int,
+        activation: str,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._config = {
+            "dim": dim,
+            "item_rows": item_rows,
+            "category_rows": category_rows,
+            "word_rows": word_rows,
+            "item_id_dim": item_id_dim,
+            "category_dim": category_dim,
+            "word_dim": word_dim,
+            "activation": activation,
+        }
+        self.item_table = _table(item_rows, item_id_dim, "item_table")
+        self.category_table = _table(category_rows, category_dim, "category_table")
+        self.word_table = _table(word_rows, word_dim, "word_table")
+        self.projection = keras.layers.Dense(
+            dim, use_bias=False, activation=activation, name="projection"
+        )
+
+    def call(self, items: dict[str, tf.Tensor]) -> tf.Tensor:
+        """`item_index`, `category_index` `[...]`, `title_tokens` `[..., W]` -> `[..., d]`."""
+        tokens = items[names.TITLE_TOKENS]
+        present = tf.cast(tokens != names.PADDING_ROW, self.compute_dtype)[..., None]
+        words = tf.reduce_sum(self.word_table(tokens) * present, axis=-2)
+        words = tf.math.divide_no_nan(words, tf.reduce_sum(present, axis=-2))
+        features = [
+            self.category_table(items[names.CATEGORY_INDEX]),
+            self.item_table(items[names.ITEM_INDEX]),
+            words,
+        ]
+        return self.projection(tf.concat(features, axis=-1))
+
+    def get_config(self):
+        return super().get_config() | self._config

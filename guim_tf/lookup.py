@@ -1,0 +1,32 @@
+"""Ids to rows of the embedding tables, inside the exported graphs."""
+
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.text import line_numbers
+
+
+class IdTable(tf.Module):
+    """Rows of the item or category table: "" is padding, an id outside of the vocabulary unknown.
+
+    Args:
+      vocabulary_file: a `token<TAB>count` file; becomes an asset of a SavedModel.
+      size: number of its lines.
+    """
+
+    def __init__(self, vocabulary_file: str, *, size: int) -> None:
+        super().__init__()
+        unknown = names.UNKNOWN_ROW - names.FIRST_ROW
+        self._table = (
+            tf.lookup.StaticHashTable(line_numbers(vocabulary_file, size), unknown)
+            if size
+            else None
+        )
+
+    def __call__(self, ids: tf.Tensor) -> tf.Tensor:
+        """`[...]` string -> `[...]` int64 rows."""
+        if self._table is None:
+            rows = tf.fill(tf.shape(ids), tf.constant(names.UNKNOWN_ROW, tf.int64))
+        else:
+            rows = self._table.lookup(ids) + names.FIRST_ROW
+        return tf.where(ids == "", tf.constant(names.PADDING_ROW, tf.int64), rows)

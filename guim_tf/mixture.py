@@ -1,0 +1,137 @@
+"""Mixture of representation: scores of a set of C vectors (Eq. 2 and Eq. 3), and merging C lists."""
+
+import tensorflow as tf
+
+
+def max_score(user_embedding: tf.Tensor, item_embedding: tf.Tensor) -> tf.Tensor:
+    """Eq. 3 without its scale: `max_c cos(u_c, v_j)`.
+
+    Args:
+      user_embedding: `[B, C, d]`, any length.
+      item_embedding: `[X, d]`, any length.
+
+    Returns:
+      `[B, X]` in [-1, 1].
+    """
+    return tf.reduce_max(cosines(user_embedding, item_embedding), axis=1)
+
+
+def softmax_score(
+    user_embedding: tf.Tensor, item_embedding: tf.Tensor, *, sharpness: float
+) -> tf.Tensor:
+    """Eq. 2 without its scale, with `pi_c|i,j = softmax_c(sharpness * cos(u_c, v_j))`.
+
+    At `sharpness` 0 every interest weighs 1/C; as it grows this becomes `max_score`.
+
+    Args:
+      user_embedding: `[B, C, d]`, any length.
+      item_embedding: `[X, d]`, any length.
+      sharpness: scale inside the softmax, 0 or more.
+
+    Returns:
+      `[B, X]` in [-1, 1].
+    """
+    cosine = cosines(user_embedding, item_embedding)
+    return tf.reduce_sum(tf.nn.softmax(sharpness * cosine, axis=1) * cosine, axis=1)
+
+
+def cosines(user_embedding: tf.Tensor, item_embedding: tf.Tensor) -> tf.Tensor:
+    """`cos(u_c, v_j)`: `[B, C, d]` and `[X, d]` -> `[B, C, X]`."""
+    users = tf.math.l2_normalize(user_embedding, axis=-1)
+    items = tf.math.l2_normalize(item_embedding, axis=-1)
+    return tf.einsum("bcd,xd->bcx", users, items)
+
+
+def mean_pairwise_cosine(user_embedding: tf.Tensor) -> tf.Tensor:
+    """How alike a user's interests are: the mean of cos(u_c, u_c') over c != c'; 0 when C = 1.
+
+    Args:
+      user_embedding: `[B, C, d]`.
+
+    Returns:
+      `[B]` in [-1, 1].
+    """
+    users = tf.math.l2_normalize(user_embedding, axis=-1)
+    cosine = tf.einsum("bcd,bed->bce", users, users)
+    interests = tf.cast(tf.shape(users)[1], users.dtype)
+    off_diagonal = tf.reduce_sum(cosine, axis=[1, 2]) - tf.linalg.trace(cosine)
+    return tf.math.divide_no_nan(off_diagonal, interests * (interests - 1))
+
+
+def merge_interests(
+    scores: tf.Tensor, rows: tf.Tensor, *, k: int | tf.Tensor, exclude: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Merges the C lists that a user's vectors fetched into one, every item once.
+
+    An item keeps its highest score and the interest that gave it (Eq. 3). Equal scores are in the
+    order of the catalogue row, then of the interest. Where fewer than k items remain, the rest of
+    the list has row -1, score -inf and interest -1.
+
+    Args:
+      scores: `[B, C, M]` float.
+      rows: `[B, C, M]` integer catalogue rows, -1 for none.
+      k: length of the merged list.
+      exclude: `[B, E]` integer rows that must not come back (-1 for none), or None.
+
+    Returns:
+      rows `[B, k]` int64, scores `[B, k]`, interests `[B, k]` int32.
+    """
+    rows = tf.cast(rows, tf.int64)
+    shape = tf.shape(rows)
+    batch, interests, fetched = shape[0], shape[1], shape[2]
+    lowest = tf.constant(float("-inf"), scores.dtype)
+    interest = tf.broadcast_to(tf.range(interests)[None, :, None], shape)
+    scores, rows, interest = (
+        tf.reshape(x, [batch, interests * fetched]) for x in (scores, rows, interest)
+    )
+
+    def order_by(index: tf.Tensor) -> None:
+        nonlocal scores, rows, interest
+        scores, rows, interest = (
+            tf.gather(x, index, batch_dims=1) for x in (scores, rows, interest)
+        )
+
+    order_by(tf.argsort(rows, stable=True))  # equal scores: lower row, then lower interest
+    order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
+    by_row = tf.argsort(rows, stable=True)  # duplicates side by side, the best of them first
+    sorted_rows = tf.gather(rows, by_row, batch_dims=1)
+    repeated = tf.concat(
+        [tf.zeros([batch, 1], tf.bool), sorted_rows[:, 1:] == sorted_rows[:, :-1]], axis=1
+    )
+    drop = tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1) | (rows < 0)
+    if exclude is not None:
+        drop |= tf.reduce_any(
+            rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2
+        )
+    scores = tf.where(drop, lowest, scores)
+    order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
+    missing = tf.maximum(0, k - interests * fetched)
+    padding = [[0, 0], [0, missing]]
+    scores = tf.pad(scores[:, :k], padding, constant_values=lowest)
+    gone = tf.math.is_inf(scores)
+    rows = tf.where(gone, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
+    interest = tf.where(gone, -1, tf.pad(interest[:, :k], padding))
+    return rows, scores, interest
+
+
+def search_exact(
+    user_embedding: tf.Tensor,
+    item_embedding: tf.Tensor,
+    k: int | tf.Tensor,
+    exclude: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The k best items of each user by Eq. 3, by scoring them all.
+
+    Args:
+      user_embedding: `[B, C, d]`, any length.
+      item_embedding: `[X, d]`, any length.
+      k: how many; at most X - E come back.
+      exclude: `[B, E]` rows that must not come back (-1 for none), or None.
+
+    Returns:
+      rows `[B, k]` int64, scores `[B, k]` cosines, interests `[B, k]` int32; see `merge_interests`.
+    """
+    excluded = 0 if exclude is None else tf.shape(exclude)[1]
+    fetch = tf.minimum(k + excluded, tf.shape(item_embedding)[0])
+    scores, rows = tf.math.top_k(cosines(user_embedding, item_embedding), k=fetch)
+    return merge_interests(scores, rows, k=k, exclude=exclude)

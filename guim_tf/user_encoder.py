@@ -1,0 +1,106 @@
+"""The user side: C CLS tokens and a history through BERT layers to C vectors (section 3.2)."""
+
+import tensorflow as tf
+
+from guim_tf.keras_compat import keras, register
+from guim_tf.layers import TimeEmbedding, TransformerBlock
+
+
+@register
+class UserEncoder(keras.layers.Layer):
+    """`<(CLS_1, t0), ..., (CLS_C, t0), (j_1, t_1), ..., (j_N, t_N)>` through L layers.
+
+    Args:
+      interests: C, the number of CLS tokens and of vectors a user.
+      dim: size of a vector, d.
+      layers: L.
+      heads: attention heads of each layer.
+      dropout: rate in the layers and on their input.
+      time_rows: days of age with a vector of their own.
+    """
+
+    def __init__(
+        self,
+        interests: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        time_rows: int,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._config = {
+            "interests": interests,
+            "dim": dim,
+            "layers": layers,
+            "heads": heads,
+            "dropout": dropout,
+            "time_rows": time_rows,
+        }
+        self.interests = interests
+        self.dim = dim
+        self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
+        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
+        self.input_dropout = keras.layers.Dropout(dropout)
+        self.blocks = [
+            TransformerBlock(dim, heads=heads, dropout=dropout, name=f"block_{i}")
+            for i in range(layers)
+        ]
+        self.user_projection = keras.layers.Dense(dim, name="f_u")
+        self.item_projection = keras.layers.Dense(dim, name="f_o")
+
+    def build(self, input_shape):
+        self.cls_table = self.add_weight(
+            name="cls_table",
+            shape=[self.interests, self.dim],
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        )
+        self.mask_vector = self.add_weight(
+            name="mask_vector",
+            shape=[self.dim],
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        )
+        super().build(input_shape)
+
+    def call(
+        self,
+        items: tf.Tensor,
+        *,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        present: tf.Tensor,
+        masked: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Encodes histories.
+
+        Args:
+          items: `[B, N, d]` vectors of the events' items.
+          timestamp: `[B, N]` int64 seconds.
+          as_of: `[B]` int64 seconds, the cut-off T.
+          present: `[B, N]` bool, False for padding.
+          masked: `[B, N]` bool, events whose item is replaced by MASK.
+          training: whether dropout is on.
+
+        Returns:
+          The users `[B, C, d]`, and o_n at every position `[B, N, d]`.
+        """
+        if masked is not None:
+            items = tf.where(masked[..., None], tf.cast(self.mask_vector, items.dtype), items)
+        events = items + self.time_embedding(timestamp, as_of)
+        batch = tf.shape(events)[0]
+        cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
+        tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
+        present = tf.concat([tf.ones([batch, self.interests], tf.bool), present], axis=1)
+        tokens = self.input_dropout(self.input_norm(tokens), training=training)
+        for block in self.blocks:
+            tokens = block(tokens, present=present, training=training)
+        return (
+            self.user_projection(tokens[:, : self.interests]),
+            self.item_projection(tokens[:, self.interests :]),
+        )
+
+    def get_config(self):
+        return super().get_config() | self._config
