@@ -1,7 +1,7 @@
 """TFRecords to tensors: parsing, cutting at T (section 3.1) and batching with tf.data.
 
 The cut is applied when reading, so one data set serves every cut-off. A batch is
-`{"user_id", "as_of", "history", "targets"}`, the last two being events as dense tensors.
+`{"as_of", "history", "targets"}`, the last two being events as dense tensors.
 """
 
 import json
@@ -168,40 +168,65 @@ def load_records(
     return records.filter(lambda record: has_both_sides(record, cutoff, config))
 
 
+def training_cutoff(schema: Schema, config: WindowConfig) -> int:
+    """T, seconds: the last one whose targets all lie before the held-out part of a data set."""
+    return schema.as_of - config.target_days * names.DAY
+
+
+def serialized_batches(
+    folder: str | pathlib.Path,
+    split: str,
+    *,
+    window: WindowConfig,
+    batch_size: int,
+    shuffle_seed: int | None,
+    shuffle_buffer: int = 100_000,
+) -> tf.data.Dataset:
+    """`[B]` records of users with both sides; training batches are full, the rest is dropped."""
+    cutoff = training_cutoff(Schema.load(folder), window)
+    records = load_records(folder, split, cutoff, window)
+    if shuffle_seed is not None:
+        records = records.shuffle(shuffle_buffer, seed=shuffle_seed)
+    return records.batch(batch_size, drop_remainder=split == names.TRAIN)
+
+
+def cut_batches(
+    batches: tf.data.Dataset, schema: Schema, window: WindowConfig
+) -> tf.data.Dataset:
+    """`[B]` records -> training batches, cut at `training_cutoff`."""
+    cutoff = tf.constant(training_cutoff(schema, window), tf.int64)
+    return batches.map(
+        lambda serialized: cut_at(
+            serialized, tf.fill([tf.shape(serialized)[0]], cutoff), schema, window
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+
+
 def load_dataset(
     folder: str | pathlib.Path,
     split: str = names.TRAIN,
     *,
     window: WindowConfig = WindowConfig(),  # noqa: B008 - frozen
     batch_size: int = 32,
-    cutoff: int | None = None,
-    shuffle_seed: int | tf.Tensor | None = None,
-    shuffle_buffer: int = 100_000,
+    shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
-    """A data set folder as batches for `GUIM.fit` or `GUIM.evaluate`.
+    """A data set folder as batches for `model.fit`.
 
     Args:
       folder: what `guim build-dataset` wrote.
       split: "train" or "validation".
       window: how sequences are cut.
-      batch_size: users a batch. Training batches are full ones; the rest of a pass is dropped.
-      cutoff: T, seconds; by default `window.target_days` before the data set's `as_of`, so that
-        no target lies in the held-out part.
-      shuffle_seed: order of the users; None keeps the order of the files.
-      shuffle_buffer: records held for shuffling.
+      batch_size: users a batch.
+      shuffle_seed: a new order of the users in each pass; None keeps the order of the files.
+
+    Raises:
+      SchemaError, DatasetError: the folder is not a finished data set, or is damaged.
     """
-    schema = Schema.load(folder)
-    cutoff = schema.as_of - window.target_days * names.DAY if cutoff is None else cutoff
-    records = load_records(folder, split, cutoff, window)
-    if shuffle_seed is not None:
-        records = records.shuffle(shuffle_buffer, seed=shuffle_seed)
-    batches = records.batch(batch_size, drop_remainder=split == names.TRAIN)
-    return batches.map(
-        lambda serialized: cut_at(
-            serialized, tf.fill([tf.shape(serialized)[0]], tf.cast(cutoff, tf.int64)), schema, window
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).prefetch(tf.data.AUTOTUNE)
+    batches = serialized_batches(
+        folder, split, window=window, batch_size=batch_size, shuffle_seed=shuffle_seed
+    )
+    return cut_batches(batches, Schema.load(folder), window)
 
 
 # ---------------------------------------------------------------------------- the catalogue

@@ -18,7 +18,15 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.config import Config, ConfigError, from_dict, load, to_json
-from guim_tf.data import Catalogue, DatasetError, load_dataset, load_records
+from guim_tf.data import (
+    Catalogue,
+    DatasetError,
+    cut_batches,
+    load_dataset,
+    load_records,
+    serialized_batches,
+    training_cutoff,
+)
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.optimizers import build_optimizer
@@ -81,7 +89,7 @@ def train(
         return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
 
     keras.utils.set_random_seed(config.training.seed)
-    cutoff = schema.as_of - config.window.target_days * names.DAY
+    cutoff = training_cutoff(schema, config.window)
     users = _count_users(dataset, cutoff, config)
     steps = users // config.training.batch_size
     model = build_model(schema, config, Catalogue(dataset))
@@ -95,7 +103,7 @@ def train(
     callbacks += [state, keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)]
     if not state.stopped:
         model.fit(
-            _epochs(dataset, config, first=done),
+            _passes(dataset, schema, config, done=done, steps=steps),
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=config.training.epochs,
@@ -237,16 +245,19 @@ class RunState(keras.callbacks.Callback):
         self.model.stop_training = self.stopped
 
 
-def _epochs(dataset: str | pathlib.Path, config: Config, *, first: int) -> tf.data.Dataset:
-    """All batches from epoch `first` on; the order of an epoch depends on its number alone."""
-    return tf.data.Dataset.range(first, config.training.epochs).flat_map(
-        lambda epoch: load_dataset(
-            dataset,
-            window=config.window,
-            batch_size=config.training.batch_size,
-            shuffle_seed=config.training.seed + epoch,
-        )
+def _passes(
+    dataset: str | pathlib.Path, schema: Schema, config: Config, *, done: int, steps: int
+) -> tf.data.Dataset:
+    """All passes over the training users but the first `done`; pass n has the same order always."""
+    batches = serialized_batches(
+        dataset,
+        names.TRAIN,
+        window=config.window,
+        batch_size=config.training.batch_size,
+        shuffle_seed=config.training.seed,
     )
+    rest = batches.repeat(config.training.epochs).skip(done * steps)
+    return cut_batches(rest, schema, config.window)
 
 
 def _count_users(dataset: str | pathlib.Path, cutoff: int, config: Config) -> int:

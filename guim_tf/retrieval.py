@@ -1,0 +1,323 @@
+"""`guim index`: a catalogue's vectors and a user encoder as one SavedModel that recommends.
+
+Two builds of the same model: `retrieval` searches with ScaNN, `retrieval_exact` by brute force with
+stock TensorFlow operations only. Rebuilding an index needs item vectors and no training.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+import tensorflow_text  # noqa: F401 - operations of the user encoder
+from tqdm import tqdm
+
+from guim_tf import schema as names
+from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, latest, save
+from guim_tf.config import Config, load
+from guim_tf.data import Catalogue
+from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, warmup_history
+from guim_tf.lookup import IdTable
+from guim_tf.mixture import merge_interests
+from guim_tf.schema import Schema
+
+SCANN, EXACT = "scann", "exact"
+MODEL_NAMES = {SCANN: "retrieval", EXACT: "retrieval_exact"}
+NO_SCORE = -1.0  # beside the empty id where a catalogue has fewer than k items left
+_SMALLEST_SCANN = 16  # ScaNN's quantiser needs as many vectors
+_MEASURED_QUERIES = 500
+_MEASURED_K = 100
+# Shares of the leaves to search, and candidates to reorder, from fast to exact.
+_LADDER = ((0.05, 400), (0.1, 400), (0.2, 800), (0.4, 1600), (1.0, 3200))
+
+Search = tfrs.layers.factorized_top_k.TopK
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexResult:
+    """What was written. recall: share of the exact 100 nearest neighbours that ScaNN finds, by
+    measurement on the catalogue's own vectors; None for the exact build."""
+
+    folder: str
+    items: int
+    recall: float | None
+
+
+class Retrieval(tf.Module):
+    """Encodes users, searches once for each of their vectors, merges the lists.
+
+    Args:
+      search: a TFRS top-k layer over unit vectors that answers with catalogue rows.
+      item_ids: the catalogue, row by row.
+      catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
+      user_encoder: the loaded SavedModel.
+      interests: C.
+      dim: d.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        *,
+        item_ids: list[str],
+        catalogue_file: str,
+        user_encoder: tf.Module,
+        interests: int,
+        dim: int,
+    ) -> None:
+        super().__init__()
+        self.search = search
+        self.item_ids = tf.Variable(item_ids, trainable=False, name="item_ids")
+        self.rows = IdTable(catalogue_file, size=len(item_ids))
+        self.user_encoder = user_encoder
+        self._items = len(item_ids)
+        self._interests = interests
+        self._dim = dim
+
+    def recommend(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        k: tf.Tensor,
+        exclude_seen: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The best k items of each user: ids, cosines and the interest that brought each."""
+        users = self.user_encoder.signatures["encode_users"](
+            item_id=item_id, category_id=category_id, title=title, timestamp=timestamp, as_of=as_of
+        )["user_embedding"]
+        seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
+        seen = tf.where(exclude_seen, seen, -1)
+        return self._fetch(users, k, seen)
+
+    def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The items nearest to each vector `[B, d]`."""
+        found = self._fetch(item_embedding[:, None, :], k)
+        return {"item_id": found["item_id"], "score": found["score"]}
+
+    def nearest_items_to_user(
+        self, user_embedding: tf.Tensor, k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The best items of users given by their vectors `[B, C, d]`."""
+        return self._fetch(user_embedding, k)
+
+    def _fetch(
+        self, users: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        tf.debugging.assert_positive(k, message="k must be at least 1")
+        shape = tf.shape(users)
+        queries = tf.reshape(tf.math.l2_normalize(users, axis=-1), [-1, self._dim])
+        excluded = 0 if exclude is None else tf.shape(exclude)[1]
+        fetch = tf.minimum(k + excluded, self._items)  # so that k are left without the seen ones
+        scores, rows = self.search(queries, k=fetch)
+        missing = tf.math.is_nan(scores)  # ScaNN's leaves held fewer
+        scores = tf.where(missing, tf.constant(float("-inf")), scores)
+        rows = tf.where(missing, -1, rows)
+        lists = [shape[0], shape[1], fetch]
+        rows, scores, interests = merge_interests(
+            tf.reshape(scores, lists), tf.reshape(rows, lists), k=k, exclude=exclude
+        )
+        ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
+        return {
+            "item_id": tf.where(rows < 0, "", ids),
+            "score": tf.where(rows < 0, NO_SCORE, scores),
+            "interest": interests,
+        }
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        k = tf.TensorSpec([], tf.int32, "k")
+        recommend = tf.function(
+            self.recommend,
+            input_signature=[*EVENTS.values(), k, tf.TensorSpec([], tf.bool, "exclude_seen")],
+        ).get_concrete_function()
+        items = tf.TensorSpec([None, self._dim], tf.float32, "item_embedding")
+        users = tf.TensorSpec([None, self._interests, self._dim], tf.float32, "user_embedding")
+        return {
+            "serving_default": recommend,
+            "recommend": recommend,
+            "nearest_items": tf.function(
+                self.nearest_items, input_signature=[items, k]
+            ).get_concrete_function(),
+            "nearest_items_to_user": tf.function(
+                self.nearest_items_to_user, input_signature=[users, k]
+            ).get_concrete_function(),
+        }
+
+    def warmup(self, schema: Schema) -> Warmup:
+        k = tf.constant(10)
+        request = warmup_history(schema) | {"k": k, "exclude_seen": tf.constant(True)}
+        return {
+            "recommend": request,
+            "nearest_items": {"item_embedding": tf.ones([1, self._dim]), "k": k},
+        }
+
+
+def build_index(
+    *,
+    dataset: str | pathlib.Path,
+    models: str | pathlib.Path,
+    build: str = SCANN,
+    vectors: str | pathlib.Path | None = None,
+    min_recall: float = 0.99,
+) -> IndexResult:
+    """Writes the next version of a retrieval model.
+
+    Args:
+      dataset: its catalogue is what can be recommended.
+      models: folder with `user_encoder`, and `item_encoder` unless `vectors` are given.
+      build: "scann" or "exact".
+      vectors: Parquet that `guim embed-items` wrote; by default the items are encoded here.
+      min_recall: of ScaNN against brute force; the fastest settings that reach it are taken.
+
+    Raises:
+      SchemaError: the models belong to another data set.
+      ArtifactError: there are no exported encoders.
+      ValueError: vectors do not fit the catalogue, or it is too small for ScaNN.
+    """
+    encoder_folder = latest(models, USER_ENCODER)
+    schema = Schema.load(encoder_folder / EXTRA)
+    schema.require_match(
+        Schema.load(dataset), mine=f"The model {encoder_folder}", theirs=str(dataset)
+    )
+    config = load(Config, encoder_folder / EXTRA / CONFIG_FILE)
+    catalogue = Catalogue(dataset)
+    if vectors is None:
+        items = encode_catalogue(catalogue, latest(models, ITEM_ENCODER))
+    else:
+        items = read_vectors(vectors, catalogue)
+    exact = tfrs.layers.factorized_top_k.BruteForce().index(tf.constant(items))
+    search, recall = (exact, None) if build == EXACT else _tune_scann(items, exact, min_recall)
+    with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the file
+        file = str(pathlib.Path(folder, "catalogue.tsv"))
+        names.write_vocabulary(file, catalogue.item_id, [0] * len(catalogue))
+        module = Retrieval(
+            search,
+            item_ids=catalogue.item_id,
+            catalogue_file=file,
+            user_encoder=tf.saved_model.load(str(encoder_folder)),
+            interests=config.model.interests,
+            dim=config.model.embedding_dim,
+        )
+        saved = save(
+            module,
+            models=models,
+            name=MODEL_NAMES[build],
+            signatures=module.signatures(),
+            schema=schema,
+            config=config,
+            warmup=module.warmup(schema),
+        )
+    return IndexResult(str(saved), len(catalogue), recall)
+
+
+def encode_catalogue(
+    catalogue: Catalogue, item_encoder: pathlib.Path, batch_size: int = 4096
+) -> np.ndarray:
+    """Unit vectors of a catalogue by an exported item encoder: `[X, d]` float32."""
+    encode = tf.saved_model.load(str(item_encoder)).signatures["encode_items"]
+    return np.concatenate(
+        [
+            encode(
+                item_id=tf.constant(catalogue.item_id[start : start + batch_size]),
+                category_id=tf.constant(catalogue.category_id[start : start + batch_size]),
+                title=tf.constant(catalogue.title[start : start + batch_size]),
+            )["item_embedding"].numpy()
+            for start in tqdm(
+                range(0, len(catalogue), batch_size), desc="encoding items", unit="batch"
+            )
+        ]
+    )
+
+
+def read_vectors(path: str | pathlib.Path, catalogue: Catalogue) -> np.ndarray:
+    """Vectors that `guim embed-items` wrote, in the order of the catalogue: `[X, d]` float32."""
+    table = pq.read_table(path)
+    row = {item: i for i, item in enumerate(table["item_id"].to_pylist())}
+    missing = [item for item in catalogue.item_id if item not in row]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} items of the catalogue, {missing[0]!r} first. Make the "
+            "vectors again with `guim embed-items` from this data set."
+        )
+    column = table["item_embedding"].combine_chunks()
+    values = column.flatten().to_numpy().reshape(len(table), -1)
+    return np.ascontiguousarray(values[[row[item] for item in catalogue.item_id]])
+
+
+def _tune_scann(
+    items: np.ndarray, exact: Search, min_recall: float
+) -> tuple[Search, float]:
+    """The fastest ScaNN settings that reach a recall, measured on a sample of the vectors."""
+    count = len(items)
+    if count < _SMALLEST_SCANN:
+        raise ValueError(
+            f"The catalogue has {count} items and ScaNN needs {_SMALLEST_SCANN}. Use --build exact."
+        )
+    leaves = max(1, round(count**0.5))
+    sample = np.random.default_rng(0).choice(count, min(count, _MEASURED_QUERIES), replace=False)
+    queries = tf.constant(items[np.sort(sample)])
+    k = min(_MEASURED_K, count)
+    truth = exact(queries, k=k)[1].numpy()
+    for share, reorder in _LADDER:
+        searched = max(1, round(share * leaves))
+        scann = tfrs.layers.factorized_top_k.ScaNN(
+            k=k,
+            num_leaves=leaves,
+            num_leaves_to_search=searched,
+            num_reordering_candidates=min(reorder, count),
+        ).index(tf.constant(items))
+        found = scann(queries, k=k)[1].numpy()
+        hits = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]
+        recall = float(np.mean(hits) / k)
+        print(
+            f"ScaNN: {searched} of {leaves} leaves, {min(reorder, count)} reordered: "
+            f"recall@{k} {recall:.4f}",
+            file=sys.stderr,
+        )
+        if recall >= min_recall:
+            break
+    return scann, recall
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `guim index`."""
+    parser = argparse.ArgumentParser(
+        prog="guim index",
+        description="Writes the retrieval models: `retrieval` with ScaNN and `retrieval_exact` with "
+        "stock TensorFlow operations, each as its next version.",
+        epilog="examples:\n"
+        "  guim index --dataset work/dataset --models saved_models\n"
+        "  guim index --dataset work/dataset --models saved_models --build exact \\\n"
+        "      --vectors work/items.parquet\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset", required=True, help="folder with the catalogue")
+    parser.add_argument("--models", default="saved_models", help="folder of all models")
+    parser.add_argument("--build", choices=[SCANN, EXACT], help="one build only (default: both)")
+    parser.add_argument("--vectors", help="item vectors from `guim embed-items`")
+    parser.add_argument(
+        "--min-recall", type=float, default=0.99, help="of ScaNN against brute force (%(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        for build in [arguments.build] if arguments.build else [SCANN, EXACT]:
+            result = build_index(
+                dataset=arguments.dataset,
+                models=arguments.models,
+                build=build,
+                vectors=arguments.vectors,
+                min_recall=arguments.min_recall,
+            )
+            print(json.dumps(dataclasses.asdict(result)))
+    except ValueError as e:
+        print(f"guim index: {e}", file=sys.stderr)
+        return 2
+    return 0
