@@ -75,7 +75,9 @@ TIMESTAMP_UNITS = ("seconds", "milliseconds", "iso")
 class EventsMapping:
     """Which columns of the event files hold what. One row is one interaction."""
 
-    files: tuple[str, ...]  # globs, relative to the mapping file; .csv .csv.gz .jsonl .jsonl.gz .parquet
+    files: tuple[
+        str, ...
+    ]  # globs, relative to the mapping file; .csv .csv.gz .jsonl .jsonl.gz .parquet
     user_id: Column
     item_id: Column
     timestamp: Column
@@ -88,7 +90,10 @@ class EventsMapping:
     def __post_init__(self) -> None:
         _check(bool(self.files), self, "files", "at least one file or glob")
         _check(
-            self.timestamp_unit in TIMESTAMP_UNITS, self, "timestamp_unit", f"one of {TIMESTAMP_UNITS}"
+            self.timestamp_unit in TIMESTAMP_UNITS,
+            self,
+            "timestamp_unit",
+            f"one of {TIMESTAMP_UNITS}",
         )
 
 

@@ -190,9 +190,7 @@ def serialized_batches(
     return records.batch(batch_size, drop_remainder=split == names.TRAIN)
 
 
-def cut_batches(
-    batches: tf.data.Dataset, schema: Schema, window: WindowConfig
-) -> tf.data.Dataset:
+def cut_batches(batches: tf.data.Dataset, schema: Schema, window: WindowConfig) -> tf.data.Dataset:
     """`[B]` records -> training batches, cut at `training_cutoff`."""
     cutoff = tf.constant(training_cutoff(schema, window), tf.int64)
     return batches.map(

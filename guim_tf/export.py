@@ -90,9 +90,7 @@ class ItemEncoderModule(tf.Module):
 class UserEncoderModule(tf.Module):
     """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
 
-    def __init__(
-        self, model: GUIM, lookups: Lookups, schema: Schema, config: WindowConfig
-    ) -> None:
+    def __init__(self, model: GUIM, lookups: Lookups, schema: Schema, config: WindowConfig) -> None:
         super().__init__()
         self.model = model
         self.lookups = lookups
@@ -131,9 +129,7 @@ class UserEncoderModule(tf.Module):
             tf.TensorSpec([None], tf.int64, "as_of"),
         ]
     )
-    def encode_user_examples(
-        self, examples: tf.Tensor, as_of: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
         history = history_at(examples, as_of, self._schema, self._config)
         return {"user_embedding": self.model.encode_users(history, as_of)}

@@ -100,9 +100,7 @@ def merge_interests(
     )
     drop = tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1) | (rows < 0)
     if exclude is not None:
-        drop |= tf.reduce_any(
-            rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2
-        )
+        drop |= tf.reduce_any(rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2)
     scores = tf.where(drop, lowest, scores)
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
     missing = tf.maximum(0, k - interests * fetched)

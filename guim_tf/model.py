@@ -102,6 +102,7 @@ class GUIM(tfrs.Model):
         self.matching_loss = keras.metrics.Mean(name="matching_loss")
         self.mlm_loss = keras.metrics.Mean(name="mlm_loss")
         self.interest_cosine = keras.metrics.Mean(name="interest_cosine")
+        self.build(None)
 
     def encode_items(self, items: Events) -> tf.Tensor:
         """Unit vectors of items: rows and title tokens -> `[..., d]`."""
@@ -147,9 +148,7 @@ class GUIM(tfrs.Model):
         is_target = tf.concat(
             [tf.zeros_like(in_history)[in_history], tf.ones_like(in_targets)[in_targets]], axis=0
         )
-        is_masked = tf.concat(
-            [masked[in_history], tf.zeros_like(in_targets)[in_targets]], axis=0
-        )
+        is_masked = tf.concat([masked[in_history], tf.zeros_like(in_targets)[in_targets]], axis=0)
         options = {
             "negatives_per_user": self.loss_config.negatives_per_user,
             "logq": self.loss_config.logq,
@@ -170,9 +169,7 @@ class GUIM(tfrs.Model):
         """`[3, 2]` seeds: new ones each training step, the same ones for every validation batch."""
         if not training:
             return tf.constant([[self.seed, i] for i in range(3)], tf.int64)
-        return self.generator.uniform(
-            [3, 2], minval=None, maxval=None, dtype=tf.int64
-        )
+        return self.generator.uniform([3, 2], minval=None, maxval=None, dtype=tf.int64)
 
     def _batch_items(
         self, events: list[Events], vectors: list[tf.Tensor], present: list[tf.Tensor]
@@ -205,6 +202,17 @@ class GUIM(tfrs.Model):
             count = tf.math.count_nonzero(positives, dtype=total.dtype)
             metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
         self.interest_cosine.update_state(mean_pairwise_cosine(users))
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables; called by the constructor, for they depend on no batch."""
+        if not self.built:
+            one = tf.ones([1, 1], tf.int64)
+            event = dict.fromkeys(names.EVENT_FEATURES, one) | {names.TITLE_TOKENS: one[None]}
+            self.encode_users(event, tf.constant([2], tf.int64))
+            self.built = True
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"input_shape": None}
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -252,9 +252,7 @@ def read_vectors(path: str | pathlib.Path, catalogue: Catalogue) -> np.ndarray:
     return np.ascontiguousarray(values[[row[item] for item in catalogue.item_id]])
 
 
-def _tune_scann(
-    items: np.ndarray, exact: Search, min_recall: float
-) -> tuple[Search, float]:
+def _tune_scann(items: np.ndarray, exact: Search, min_recall: float) -> tuple[Search, float]:
     """The fastest ScaNN settings that reach a recall, measured on a sample of the vectors."""
     count = len(items)
     if count < _SMALLEST_SCANN:

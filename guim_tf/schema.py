@@ -220,9 +220,7 @@ def read_vocabulary(path: str | pathlib.Path) -> tuple[list[str], list[int]]:
     return tokens, counts
 
 
-def write_vocabulary(
-    path: str | pathlib.Path, tokens: list[str], counts: list[int]
-) -> Vocabulary:
+def write_vocabulary(path: str | pathlib.Path, tokens: list[str], counts: list[int]) -> Vocabulary:
     """Writes a vocabulary file and returns its entry in the schema."""
     lines = [f"{token}\t{count}\n" for token, count in zip(tokens, counts, strict=True)]
     path = pathlib.Path(path)

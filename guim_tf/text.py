@@ -41,9 +41,7 @@ class WordTable(tf.Module):
       max_tokens: words after these many are dropped.
     """
 
-    def __init__(
-        self, vocabulary_file: str, *, size: int, hash_rows: int, max_tokens: int
-    ) -> None:
+    def __init__(self, vocabulary_file: str, *, size: int, hash_rows: int, max_tokens: int) -> None:
         super().__init__()
         self._max_tokens = max_tokens
         self._hash_rows = hash_rows
@@ -86,9 +84,7 @@ def token_lists(titles: Sequence[str], batch_size: int = 4096) -> list[list[str]
     return words
 
 
-def row_lists(
-    table: WordTable, titles: Sequence[str], batch_size: int = 4096
-) -> list[list[int]]:
+def row_lists(table: WordTable, titles: Sequence[str], batch_size: int = 4096) -> list[list[int]]:
     """`WordTable` for plain Python, in batches: word rows of each title."""
     rows: list[list[int]] = []
     for start in range(0, len(titles), batch_size):

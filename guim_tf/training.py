@@ -135,8 +135,8 @@ def train(
 
 
 def build_model(schema: Schema, config: Config, catalogue: Catalogue | None = None) -> GUIM:
-    """A model with its variables made; `catalogue` gives the item frequencies for logQ."""
-    model = GUIM(
+    """A fresh model; `catalogue` gives the item frequencies for logQ."""
+    return GUIM(
         TableRows.of(schema),
         model=config.model,
         loss=config.loss,
@@ -145,10 +145,6 @@ def build_model(schema: Schema, config: Config, catalogue: Catalogue | None = No
         else catalogue.sampling_probability(schema.item_rows),
         seed=config.training.seed,
     )
-    one = tf.ones([1, 1], tf.int64)
-    events = dict.fromkeys(names.EVENT_FEATURES, one) | {names.TITLE_TOKENS: one[None]}
-    model({"history": events, "as_of": tf.constant([2], tf.int64)})
-    return model
 
 
 def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
@@ -166,7 +162,9 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
     config = load(Config, run / CONFIG_FILE)
     schema = Schema.load(run)
     model = build_model(schema, config)
-    tf.train.Checkpoint(model=model).restore(best).expect_partial().assert_existing_objects_matched()
+    tf.train.Checkpoint(model=model).restore(
+        best
+    ).expect_partial().assert_existing_objects_matched()
     return model, config, schema
 
 

@@ -1,0 +1,221 @@
+"""Item and user encoders: what goes in, what it does, and the sizes of Table 3."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.config import ModelConfig
+from guim_tf.item_encoder import ItemEncoder
+from guim_tf.keras_compat import keras
+from guim_tf.layers import TimeEmbedding, TransformerBlock
+from guim_tf.masking import choose_masked
+from guim_tf.model import GUIM, TableRows
+from guim_tf.user_encoder import UserEncoder
+
+DAY = 86_400
+
+
+def item_encoder(**changes) -> ItemEncoder:
+    sizes = {
+        "item_rows": 10,
+        "category_rows": 6,
+        "word_rows": 8,
+        "item_id_dim": 4,
+        "category_dim": 3,
+        "word_dim": 2,
+        "activation": "gelu",
+    }
+    return ItemEncoder(5, **(sizes | changes))
+
+
+def one_item(index, category, tokens):
+    return {
+        names.ITEM_INDEX: tf.constant([index], tf.int64),
+        names.CATEGORY_INDEX: tf.constant([category], tf.int64),
+        names.TITLE_TOKENS: tf.constant([tokens], tf.int64),
+    }
+
+
+def user_encoder(**changes) -> UserEncoder:
+    sizes = {"dim": 8, "layers": 2, "heads": 2, "dropout": 0.1, "time_rows": 365}
+    return UserEncoder(3, **(sizes | changes))
+
+
+def test_an_item_is_the_projection_of_category_id_and_mean_word():
+    encoder = item_encoder(activation="linear")
+    vector = encoder(one_item(3, 2, [1, 4, 0]))
+    words = encoder.word_table.embeddings.numpy()
+    features = np.concatenate(
+        [
+            encoder.category_table.embeddings[2],
+            encoder.item_table.embeddings[3],
+            (words[1] + words[4]) / 2,  # row 0 is padding and no word
+        ]
+    )
+    np.testing.assert_allclose(vector[0], features @ encoder.projection.kernel.numpy(), atol=1e-6)
+
+
+def test_the_projection_ends_in_gelu_and_has_no_bias():
+    gelu, linear = item_encoder(), item_encoder(activation="linear")
+    inputs = one_item(3, 2, [1])
+    gelu(inputs), linear(inputs)
+    linear.set_weights([100 * w for w in gelu.get_weights()])
+    gelu.set_weights(linear.get_weights())
+    x = linear(inputs).numpy()
+    # GELU(x) = x * Phi(x), Phi the normal distribution function
+    phi = 0.5 * (1 + np.vectorize(__import__("math").erf)(x / 2**0.5))
+    np.testing.assert_allclose(gelu(inputs), x * phi, rtol=1e-4, atol=1e-5)
+    assert not gelu.projection.use_bias
+
+
+def test_an_item_without_words_has_a_vector():
+    assert np.isfinite(item_encoder()(one_item(1, 1, [0, 0]))).all()
+    no_columns = one_item(1, 1, [0]) | {names.TITLE_TOKENS: tf.zeros([1, 0], tf.int64)}
+    assert np.isfinite(item_encoder()(no_columns)).all()
+
+
+def test_an_unknown_item_differs_by_its_category_and_title():
+    encoder = item_encoder()
+    a = encoder(one_item(names.UNKNOWN_ROW, 2, [1]))
+    assert np.abs(a - encoder(one_item(names.UNKNOWN_ROW, 3, [1]))).max() > 1e-6
+    assert np.abs(a - encoder(one_item(names.UNKNOWN_ROW, 2, [5]))).max() > 1e-6
+
+
+def test_time_is_the_age_in_days_before_the_cut():
+    layer = TimeEmbedding(365, dim=4)
+    as_of = tf.constant([1000 * DAY], tf.int64)
+    times = tf.constant([[1000 * DAY - 1, 999 * DAY, 999 * DAY - 1, 100 * DAY, 0]], tf.int64)
+    vectors = layer(times, as_of)[0].numpy()
+    table = layer.table.embeddings.numpy()
+    assert table.shape == (366, 4)
+    # the last second and the first one of the day before T; the day before it; older than a year
+    np.testing.assert_array_equal(vectors, table[[0, 0, 1, 364, 364]])
+    np.testing.assert_array_equal(layer.start()[0], table[365])
+
+
+def test_time_moves_with_the_cut():
+    layer = TimeEmbedding(30, dim=4)
+    a = layer(tf.constant([[5 * DAY]], tf.int64), tf.constant([8 * DAY], tf.int64))
+    b = layer(tf.constant([[15 * DAY]], tf.int64), tf.constant([18 * DAY], tf.int64))
+    np.testing.assert_array_equal(a, b)
+
+
+def encode(encoder, vectors, *, present, days, masked=None):
+    return encoder(
+        tf.constant(vectors, tf.float32),
+        timestamp=tf.constant(days, tf.int64) * DAY,
+        as_of=tf.constant([100 * DAY] * len(days), tf.int64),
+        present=tf.constant(present),
+        masked=None if masked is None else tf.constant(masked),
+    )
+
+
+def test_a_user_is_c_vectors_and_every_position_has_an_output():
+    users, outputs = encode(
+        user_encoder(), np.ones([2, 4, 8]), present=[[True] * 4] * 2, days=[[1, 2, 3, 4]] * 2
+    )
+    assert users.shape == [2, 3, 8]
+    assert outputs.shape == [2, 4, 8]
+    assert np.abs(users[:, 0] - users[:, 1]).max() > 1e-4, "each CLS token is its own"
+
+
+def test_padding_changes_nothing():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=[1, 4, 8])
+    encoder = user_encoder()
+    short, _ = encode(encoder, vectors[:, :2], present=[[True, True]], days=[[1, 2]])
+    padded, _ = encode(
+        encoder, vectors, present=[[True, True, False, False]], days=[[1, 2, 77, 88]]
+    )
+    np.testing.assert_allclose(short, padded, atol=1e-6)
+
+
+def test_events_of_one_day_have_no_order():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=[1, 3, 8])
+    encoder = user_encoder()
+    encode(encoder, vectors, present=[[True] * 3], days=[[5, 5, 9]])
+    encoder.set_weights([30 * w for w in encoder.get_weights()])  # away from the small start
+    a, _ = encode(encoder, vectors, present=[[True] * 3], days=[[5, 5, 9]])
+    b, _ = encode(encoder, vectors[:, [1, 0, 2]], present=[[True] * 3], days=[[5, 5, 9]])
+    c, _ = encode(encoder, vectors[:, [2, 0, 1]], present=[[True] * 3], days=[[5, 5, 9]])
+    np.testing.assert_allclose(a, b, rtol=1e-3)
+    assert np.abs(a - c).max() > 1e-4, "but the time of an event matters"
+
+
+def test_a_masked_item_is_hidden_and_its_time_is_not():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=[2, 1, 2, 8])
+    other[:, 0] = one[:, 0]
+    encoder = user_encoder()
+    options = {"present": [[True, True]], "masked": [[False, True]]}
+    a = encode(encoder, one, days=[[1, 2]], **options)
+    b = encode(encoder, other, days=[[1, 2]], **options)
+    c = encode(encoder, one, days=[[1, 50]], **options)
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    assert np.abs(a[1] - c[1]).max() > 1e-4
+
+
+def test_masking_picks_its_share_of_what_is_present():
+    present = tf.concat([tf.ones([1000, 100], tf.bool), tf.zeros([1000, 20], tf.bool)], axis=1)
+    masked = choose_masked(present, 0.15, tf.constant([1, 2]))
+    assert not masked.numpy()[:, 100:].any()
+    assert abs(masked.numpy()[:, :100].mean() - 0.15) < 0.005
+    again = choose_masked(present, 0.15, tf.constant([1, 2]))
+    np.testing.assert_array_equal(masked, again)
+    assert (masked.numpy() != choose_masked(present, 0.15, tf.constant([1, 3])).numpy()).any()
+
+
+def counted(layer) -> int:
+    """Parameters as Table 3 counts them: kernels and tables, no biases and no layer norms."""
+    left_out = ("bias", "gamma", "beta", "mask_vector")
+    return sum(
+        int(tf.size(v)) for v in layer.trainable_variables if not any(x in v.name for x in left_out)
+    )
+
+
+@pytest.mark.parametrize(("interests", "cls"), [(1, 128), (4, 512)])
+def test_sizes_are_those_of_table_3(interests, cls, batch):
+    rows = TableRows(items=200_000, categories=10_000, words=530_000)
+    model = GUIM(rows, model=ModelConfig(interests=interests))
+    model(batch)
+    items, users = model.item_encoder, model.user_encoder
+    assert counted(items.projection) == 36_864
+    assert counted(users.time_embedding) == 46_848
+    assert int(tf.size(users.cls_table)) == cls
+    assert sum(map(counted, users.blocks)) == 589_824
+    assert counted(users.user_projection) == 16_384
+    assert counted(users.item_projection) == 16_384
+    assert counted(items.item_table) == 25_600_000
+    assert counted(items.category_table) == 1_280_000
+    assert counted(items.word_table) == 16_960_000
+    assert counted(users) + counted(items.projection) == 706_432 + cls - 128  # "Summation"
+
+
+@pytest.mark.parametrize(
+    ("layer", "call"),
+    [
+        (
+            TimeEmbedding(7, dim=4),
+            lambda l: l(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
+        ),
+        (
+            TransformerBlock(8, heads=2, dropout=0.0),
+            lambda l: l(tf.ones([1, 2, 8]), present=tf.constant([[True, True]])),
+        ),
+        (item_encoder(), lambda l: l(one_item(3, 2, [1]))),
+        (
+            user_encoder(),
+            lambda l: encode(l, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
+        ),
+    ],
+    ids=["time", "transformer", "item", "user"],
+)
+def test_a_layer_comes_back_from_its_configuration(layer, call):
+    expected = call(layer)
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    call(again)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_allclose(call(again), expected, atol=1e-6)

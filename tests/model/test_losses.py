@@ -1,0 +1,129 @@
+"""InfoNCE against other users of the batch: what counts as a negative, and how much."""
+
+import numpy as np
+import tensorflow as tf
+
+from guim_tf.losses import BatchItems, draw_negatives, info_nce, retrieval_task
+
+SEED = tf.constant([0, 1], tf.int64)
+
+
+def items(vectors, owner, key, probability=None) -> BatchItems:
+    count = len(owner)
+    return BatchItems(
+        vector=tf.constant(vectors, tf.float32),
+        owner=tf.constant(owner, tf.int32),
+        key=tf.constant(key, tf.int64),
+        probability=tf.constant(probability or [1 / count] * count, tf.float32),
+    )
+
+
+def loss(queries, candidates, positive, *, negatives_per_user=None, logq=False, seed=SEED):
+    return float(
+        info_nce(
+            retrieval_task(20.0),
+            tf.constant(queries, tf.float32),
+            candidates,
+            tf.constant(positive),
+            negatives_per_user=negatives_per_user,
+            logq=logq,
+            seed=seed,
+        )
+    )
+
+
+def test_loss_is_eq_4_with_eq_3_scores():
+    # User 0's vectors are (1, 0) and (0, 1); the positive is (1, 1): max cosine .70711.
+    # The other user's items are (-1, 0), max cosine 0, and (0, 1), max cosine 1.
+    candidates = items([[1, 1], [-1, 0], [0, 1]], [0, 1, 1], [10, 11, 12])
+    logits = 20 * np.array([2**-0.5, 0.0, 1.0])
+    expected = -logits[0] + np.log(np.exp(logits).sum())
+    got = loss([[[1, 0], [0, 1]]], candidates, [True, False, False])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_users_own_items_are_no_negatives():
+    alone = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    more = items([[1, 0], [1, 0], [0, 1]], [0, 0, 1], [10, 12, 11])
+    query = [[[1.0, 0.2]]]
+    np.testing.assert_allclose(
+        loss(query, more, [True, False, False]), loss(query, alone, [True, False]), rtol=1e-5
+    )
+
+
+def test_an_accidental_hit_weighs_nothing():
+    without = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    hit = items([[1, 0], [1, 0], [0, 1]], [0, 1, 1], [10, 10, 11])
+    query = [[[1.0, 0.2]]]
+    np.testing.assert_allclose(
+        loss(query, hit, [True, False, False]), loss(query, without, [True, False]), rtol=1e-5
+    )
+
+
+def test_with_logq_a_popular_negative_weighs_less_than_a_rare_one():
+    def with_negative_of(probability):
+        candidates = items([[1, 0], [1, 0]], [0, 1], [10, 11], [0.1, probability])
+        return loss([[[1.0, 0.0]]], candidates, [True, False], logq=True)
+
+    popular, rare = with_negative_of(0.5), with_negative_of(0.01)
+    assert popular < rare
+    # logits 20 - ln q: the negative's odds against the positive are q_positive / q_negative
+    np.testing.assert_allclose(popular, np.log(1 + 0.1 / 0.5), rtol=1e-4)
+    np.testing.assert_allclose(rare, np.log(1 + 0.1 / 0.01), rtol=1e-4)
+
+
+def test_without_logq_popularity_does_not_matter():
+    one = items([[1, 0], [1, 0]], [0, 1], [10, 11], [0.1, 0.5])
+    two = items([[1, 0], [1, 0]], [0, 1], [10, 11], [0.1, 0.01])
+    assert loss([[[1.0, 0]]], one, [True, False]) == loss([[[1.0, 0]]], two, [True, False])
+
+
+def test_positives_may_stand_anywhere_and_are_summed():
+    candidates = items([[0, 1], [1, 0], [1, 1]], [1, 0, 2], [10, 11, 12])
+    queries = [[[1.0, 0.0]], [[1.0, 1.0]]]  # of positives 11 and 12
+    both = loss(queries, candidates, [False, True, True])
+    first = loss(queries[:1], candidates, [False, True, False])
+    second = loss(queries[1:], candidates, [False, False, True])
+    np.testing.assert_allclose(both, first + second, rtol=1e-5)
+
+
+def test_no_positive_gives_no_loss():
+    candidates = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    assert loss(np.zeros([0, 1, 2]), candidates, [False, False]) == 0
+
+
+def test_negatives_are_one_of_each_other_user():
+    """At a batch of 32 these are the paper's K = 31."""
+    owner = np.repeat(np.arange(32), 3)
+    drawn = draw_negatives(
+        tf.constant([0, 0, 5], tf.int32), tf.constant(owner, tf.int32), 1, SEED
+    ).numpy()
+    assert drawn.sum(axis=1).tolist() == [31, 31, 31]
+    for row, own in zip(drawn, [0, 0, 5], strict=True):
+        assert sorted(owner[row]) == [u for u in range(32) if u != own]
+    assert (drawn[0] != drawn[1]).any(), "positives of one user draw independently"
+
+
+def test_every_item_of_a_user_is_drawn_equally_often():
+    owner = tf.constant([1, 0, 1, 1, 1], tf.int32)
+    drawn = draw_negatives(tf.zeros([4000], tf.int32), owner, 1, SEED).numpy()
+    assert not drawn[:, 1].any()
+    np.testing.assert_allclose(drawn.mean(axis=0)[[0, 2, 3, 4]], 0.25, atol=0.03)
+
+
+def test_drawn_negatives_are_the_ones_in_the_softmax():
+    """With one other user of one item, drawing and taking all are the same."""
+    candidates = items([[1, 0], [0, 1], [1, 1]], [0, 1, 0], [10, 11, 12])
+    query = [[[1.0, 0.5]]]
+    positive = [True, False, False]
+    np.testing.assert_allclose(
+        loss(query, candidates, positive, negatives_per_user=1),
+        loss(query, candidates, positive),
+        rtol=1e-6,
+    )
+
+
+def test_a_user_without_items_is_no_one_to_draw_from():
+    owner = tf.constant([0, 2], tf.int32)  # user 1 has none
+    drawn = draw_negatives(tf.constant([0], tf.int32), owner, 1, SEED)
+    assert drawn.numpy().tolist() == [[False, True]]

@@ -1,0 +1,176 @@
+"""The whole model: losses of a batch, determinism, serialisation, learning, and its rank."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.config import Config, LossConfig, ModelConfig
+from guim_tf.keras_compat import keras
+from guim_tf.mixture import max_score
+from guim_tf.model import GUIM, TableRows
+
+ROWS = TableRows(items=32, categories=7, words=25)
+SMALL = ModelConfig(
+    interests=3, embedding_dim=16, item_id_dim=8, category_dim=8, word_dim=4, layers=1, dropout=0.0
+)
+
+
+def small_model(**changes) -> GUIM:
+    return GUIM(ROWS, model=SMALL, **changes)
+
+
+def test_the_constructors_defaults_are_the_papers_choices():
+    paper = Config.paper()
+    model = GUIM(ROWS)
+    assert model.model_config == paper.model
+    assert model.loss_config == paper.loss
+    assert paper.loss == LossConfig(
+        alpha=20.0, mask_probability=0.15, negatives_per_user=1, logq=False
+    )
+    assert (paper.training.batch_size, paper.window.history_days) == (32, 365)
+    assert (paper.model.layers, paper.model.embedding_dim, paper.model.dropout) == (3, 128, 0.1)
+
+
+def test_one_vector_an_item_and_c_a_user(batch):
+    model = small_model()
+    assert model(batch).shape == [4, 3, 16]
+    items = model.encode_items(batch["targets"])
+    np.testing.assert_allclose(tf.norm(items, axis=-1), np.ones([4, 3]), rtol=1e-5)
+
+
+def test_losses_of_a_model_that_knows_nothing_are_chance(batch):
+    """With equal scores a positive is one of 1 + (other users' items) alike: ln of that."""
+    model = small_model(loss=LossConfig(negatives_per_user=None, mask_probability=0.5))
+    model(batch)
+    model.item_encoder.projection.kernel.assign(tf.zeros_like(model.item_encoder.projection.kernel))
+    model.compute_loss(batch)
+    # users have 7, 4, 4 and 6 of the 21 events, and 2, 1, 3 and 2 targets; accidental hits aside
+    others = np.array([14, 17, 17, 15])
+    chance = np.average(np.log(1 + others), weights=[2, 1, 3, 2])
+    np.testing.assert_allclose(float(model.matching_loss.result()), chance, atol=0.1)
+    assert np.log(15) - 0.2 < float(model.mlm_loss.result()) < np.log(18)
+
+
+def test_the_loss_is_the_sum_of_both_over_the_users(batch):
+    model = small_model(loss=LossConfig(mask_probability=0.5))
+    model.compile(keras.optimizers.Adam())
+    total = float(model.compute_loss(batch))
+    targets = 2 + 1 + 3 + 2
+    matching = float(model.matching_loss.result()) * targets
+    masked = float(model.mlm_loss.count)
+    assert 0 < masked < 13
+    mlm = float(model.mlm_loss.result()) * masked
+    np.testing.assert_allclose(total, (matching + mlm) / 4, rtol=1e-5)
+
+
+def test_validation_repeats_itself_and_training_draws_anew(batch):
+    model = small_model()
+    assert float(model.compute_loss(batch)) == float(model.compute_loss(batch))
+    first, second = (float(model.compute_loss(batch, training=True)) for _ in range(2))
+    assert first != second
+
+
+def test_the_same_seed_trains_the_same_model(batch):
+    def trained():
+        keras.utils.set_random_seed(3)
+        model = small_model(seed=3)
+        model.compile(keras.optimizers.Adam(0.01))
+        model.fit(tf.data.Dataset.from_tensors(batch).repeat(3), verbose=0)
+        return model.get_weights()
+
+    for a, b in zip(trained(), trained(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fit_learns_what_users_buy_next(batch):
+    model = small_model(loss=LossConfig(negatives_per_user=None))
+    model.compile(keras.optimizers.Adam(0.01))
+    data = tf.data.Dataset.from_tensors(batch)
+    before = model.evaluate(data, verbose=0, return_dict=True)
+    model.fit(data, epochs=60, verbose=0)
+    after = model.evaluate(data, verbose=0, return_dict=True)
+    assert after["matching_loss"] < 0.5 * before["matching_loss"]
+
+
+def test_every_trainable_weight_gets_a_gradient(batch):
+    model = small_model(loss=LossConfig(mask_probability=0.5))
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch, training=True)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    missing = [
+        v.name for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None
+    ]
+    assert missing == []
+
+
+def test_a_future_event_changes_no_vector(batch):
+    """What lies in `targets` is not seen by the encoder."""
+    model = small_model()
+    other = batch | {"targets": {k: v + 1 for k, v in batch["targets"].items()}}
+    np.testing.assert_array_equal(model(batch), model(other))
+
+
+def test_the_model_comes_back_from_its_configuration_and_weights(batch, tmp_path):
+    model = small_model(loss=LossConfig(logq=True), sampling_probability=np.linspace(0, 1, 32))
+    expected = model(batch)
+    model.save_weights(tmp_path / "weights.h5")
+    again = GUIM.from_config(model.get_config())
+    assert again.loss_config == model.loss_config
+    again(batch)
+    again.load_weights(tmp_path / "weights.h5")
+    np.testing.assert_array_equal(again(batch), expected)
+    np.testing.assert_allclose(again.sampling_probability, np.linspace(0, 1, 32), rtol=1e-6)
+
+
+def test_the_model_is_saved_and_loaded_as_one_keras_file(batch, tmp_path):
+    model = small_model()
+    expected = model.predict(tf.data.Dataset.from_tensors(batch), verbose=0)
+    model.save(tmp_path / "guim.keras")
+    again = keras.models.load_model(tmp_path / "guim.keras")
+    np.testing.assert_allclose(
+        again.predict(tf.data.Dataset.from_tensors(batch), verbose=0), expected, atol=1e-6
+    )
+
+
+def test_a_wrong_configuration_is_refused_with_its_field():
+    with pytest.raises(ValueError, match=r"ModelConfig.heads is 3, expected a divisor"):
+        dataclasses.replace(SMALL, heads=3)
+    config = small_model().get_config()
+    config["model"]["wings"] = 2
+    with pytest.raises(ValueError, match="unknown key 'wings'"):
+        GUIM.from_config(config)
+
+
+def test_maximum_over_interests_breaks_the_softmax_bottleneck():
+    """One vector a user gives scores of rank d at the most; C > 1 can exceed it (section 3.3)."""
+    dim, users, items = 4, 60, 50
+    rng = np.random.default_rng(0)
+    item_vectors = rng.normal(size=[items, dim]).astype(np.float32)
+
+    def rank(interests):
+        vectors = rng.normal(size=[users, interests, dim]).astype(np.float32)
+        return np.linalg.matrix_rank(max_score(vectors, item_vectors).numpy(), tol=1e-3)
+
+    assert rank(1) == dim
+    assert rank(4) > 5 * dim
+
+
+def test_padding_does_not_enter_the_loss(batch):
+    # with all negatives and nothing masked no draw depends on the width of the batch
+    model = small_model(loss=LossConfig(negatives_per_user=None, mask_probability=1e-9))
+    wider = {
+        "as_of": batch["as_of"],
+        "history": {k: _pad(v) for k, v in batch["history"].items()},
+        "targets": {k: _pad(v) for k, v in batch["targets"].items()},
+    }
+    assert wider["history"][names.ITEM_INDEX].shape == [4, 9]
+    np.testing.assert_allclose(model.compute_loss(wider), model.compute_loss(batch), rtol=1e-5)
+    assert float(model.matching_loss.count) == 2 * 8
+    assert float(model.mlm_loss.count) == 0
+
+
+def _pad(value: tf.Tensor) -> tf.Tensor:
+    return tf.pad(value, [[0, 0], [0, 4]] + [[0, 0]] * (len(value.shape) - 2))
