@@ -45,3 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; before TensorFlow loads
     module, function = COMMANDS[arguments[0]][0].split(":")
     return getattr(importlib.import_module(module), function)(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

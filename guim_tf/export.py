@@ -92,8 +92,10 @@ class UserEncoderModule(tf.Module):
 
     def __init__(self, model: GUIM, lookups: Lookups, schema: Schema, config: WindowConfig) -> None:
         super().__init__()
-        self.model = model
+        self.item_encoder = model.item_encoder  # what is saved: the layers, not the Keras model
+        self.user_encoder = model.user_encoder
         self.lookups = lookups
+        self._encode = model.encode_users
         self._schema = schema
         self._config = config
 
@@ -121,7 +123,7 @@ class UserEncoderModule(tf.Module):
         }
         start = as_of - self._config.history_days * names.DAY
         cut = window(sequences, start, as_of, last=self._config.max_length)
-        return {"user_embedding": self.model.encode_users(dense(cut), as_of)}
+        return {"user_embedding": self._encode(dense(cut), as_of)}
 
     @tf.function(
         input_signature=[
@@ -132,7 +134,7 @@ class UserEncoderModule(tf.Module):
     def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
         history = history_at(examples, as_of, self._schema, self._config)
-        return {"user_embedding": self.model.encode_users(history, as_of)}
+        return {"user_embedding": self._encode(history, as_of)}
 
     def warmup(self) -> Warmup:
         return {"encode_users": warmup_history(self._schema)}

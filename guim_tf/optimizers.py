@@ -17,8 +17,9 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32) + 1.0  # the first step must move
-        up = step / max(self.warmup_steps, 1)
-        down = (self.total_steps + 1 - step) / max(self.total_steps + 1 - self.warmup_steps, 1)
+        warmup = max(self.warmup_steps, 1)
+        up = step / warmup
+        down = (self.total_steps + 1 - step) / max(self.total_steps + 1 - warmup, 1)
         return self.peak * tf.clip_by_value(tf.minimum(up, down), 0.0, 1.0)
 
     def get_config(self):

@@ -1,0 +1,89 @@
+"""Strict JSON: what is accepted, and what every refusal says."""
+
+import dataclasses
+
+import pytest
+
+from guim_tf.config import (
+    Column,
+    Config,
+    ConfigError,
+    Mapping,
+    ModelConfig,
+    RowFilter,
+    from_json,
+    load,
+    to_json,
+)
+
+
+def mapping(**events) -> str:
+    import json
+
+    fields = {"files": ["log.csv"], "user_id": "u", "item_id": "i", "timestamp": "t"}
+    return json.dumps({"events": fields | events})
+
+
+def test_a_configuration_survives_json():
+    config = Config(model=ModelConfig(interests=7))
+    assert from_json(Config, to_json(config)) == config
+
+
+def test_left_out_sections_are_the_papers():
+    assert from_json(Config, '{"model": {"interests": 1}}') == dataclasses.replace(
+        Config.paper(), model=ModelConfig(interests=1)
+    )
+
+
+def test_a_mapping_is_read_with_short_and_long_columns():
+    text = mapping(
+        category_id={"column": "i", "prefix": 3},
+        filters=[{"column": "q", "operator": ">", "value": 0}],
+    )
+    events = from_json(Mapping, text).events
+    assert events.user_id == Column("u")
+    assert events.category_id == Column("i", prefix=3)
+    assert events.filters == (RowFilter("q", ">", 0),)
+    assert events.filters[0].reason == "q > 0"
+
+
+@pytest.mark.parametrize(
+    ("cls", "text", "message"),
+    [
+        (Config, "{", "is not JSON"),
+        (Config, "[]", "expected an object"),
+        (Config, '{"modle": {}}', "unknown key 'modle'; known: model, loss, window, training"),
+        (Config, '{"model": {"interests": "4"}}', r"model\.interests: expected int, got '4'"),
+        (Config, '{"model": {"interests": true}}', r"model\.interests: expected int, got True"),
+        (Config, '{"model": {"interests": 1.5}}', r"model\.interests: expected int, got 1.5"),
+        (Config, '{"model": {"interests": 0}}', r"interests is 0, expected a positive number"),
+        (Config, '{"loss": {"alpha": -1}}', "alpha is -1.0, expected a positive scale"),
+        (Config, '{"loss": {"logq": 1}}', "logq: expected bool, got 1"),
+        (Config, '{"training": {"batch_size": 1}}', "at least 2"),
+        (Mapping, "{}", "missing 'events'"),
+        (Mapping, mapping(colour="c"), "unknown key 'colour'"),
+        (Mapping, mapping(timestamp_unit="days"), "timestamp_unit is 'days', expected one of"),
+        (Mapping, mapping(files=[]), "at least one file"),
+        (Mapping, mapping(files="log.csv"), "expected a list"),
+        (Mapping, mapping(filters=[{"column": "q", "operator": "~"}]), "operator is '~'"),
+        (Mapping, mapping(filters=[{"column": "q", "operator": ">"}]), "expected a value"),
+    ],
+)
+def test_what_is_wrong_is_named(cls, text, message):
+    with pytest.raises(ConfigError, match=message):
+        from_json(cls, text, source="it")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.json does not exist"):
+        load(Config, tmp_path / "nowhere.json")
+
+
+def test_an_integer_is_a_number_where_a_float_is_asked():
+    assert from_json(Config, '{"loss": {"alpha": 5}}').loss.alpha == 5.0
+
+
+def test_null_is_all_negatives():
+    assert (
+        from_json(Config, '{"loss": {"negatives_per_user": null}}').loss.negatives_per_user is None
+    )

@@ -1,0 +1,177 @@
+"""Records to batches: the cut at T, padding, filters, and damaged folders."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.config import WindowConfig
+from guim_tf.data import (
+    Catalogue,
+    DatasetError,
+    cut_at,
+    has_both_sides,
+    history_at,
+    load_dataset,
+    shard_files,
+    training_cutoff,
+)
+from guim_tf.schema import Schema, SchemaError
+
+DAY = 86_400
+
+
+def record(days: list[float], titles: list[list[int]] | None = None) -> bytes:
+    """A user with one event a day given; item n + 2 is bought at the n-th of them."""
+    count = len(days)
+    titles = titles or [[1]] * count
+    values = {
+        names.TIMESTAMP: [int(day * DAY) for day in days],
+        names.ITEM_KEY: [100 + n for n in range(count)],
+        names.ITEM_INDEX: [2 + n for n in range(count)],
+        names.CATEGORY_INDEX: [3] * count,
+        names.ACTION_INDEX: [1] * count,
+        names.TITLE_TOKENS: [token for title in titles for token in title],
+        names.TITLE_LENGTHS: [len(title) for title in titles],
+    }
+    feature = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+        for name, value in values.items()
+    }
+    feature[names.USER_ID] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"u"]))
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def cut(days, *, at=100, schema, **window):
+    config = WindowConfig(**({"history_days": 50, "target_days": 10} | window))
+    return cut_at(tf.constant([record(days)]), tf.constant([at * DAY], tf.int64), schema, config)
+
+
+def test_history_is_before_t_and_targets_from_t_on(tiny_schema):
+    batch = cut([49.9, 50, 99.9, 100, 109.9, 110], schema=tiny_schema)
+    assert batch["history"][names.ITEM_INDEX].numpy().tolist() == [[3, 4]]  # [50, 100)
+    assert batch["targets"][names.ITEM_INDEX].numpy().tolist() == [[5, 6]]  # [100, 110)
+    assert batch["as_of"].numpy().tolist() == [100 * DAY]
+
+
+def test_the_last_of_a_long_history_and_the_first_targets_are_kept(tiny_schema):
+    batch = cut([90, 91, 92, 93, 101, 102, 103], schema=tiny_schema, max_length=2, max_targets=1)
+    assert batch["history"][names.ITEM_INDEX].numpy().tolist() == [[4, 5]]
+    assert batch["targets"][names.ITEM_INDEX].numpy().tolist() == [[6]]
+
+
+def test_users_are_padded_with_row_0_to_the_longest(tiny_schema):
+    serialized = tf.constant([record([1, 2], [[5, 6, 7], [8]]), record([3], [[9]])])
+    history = history_at(
+        serialized, tf.constant([9 * DAY] * 2, tf.int64), tiny_schema, WindowConfig()
+    )
+    assert history[names.ITEM_INDEX].numpy().tolist() == [[2, 3], [2, 0]]
+    assert history[names.TITLE_TOKENS].numpy().tolist() == [
+        [[5, 6, 7], [8, 0, 0]],
+        [[9, 0, 0], [0, 0, 0]],
+    ]
+
+
+def test_each_user_may_have_a_cut_of_its_own(tiny_schema):
+    serialized = tf.constant([record([1, 5, 9])] * 2)
+    cutoffs = tf.constant([4 * DAY, 8 * DAY], tf.int64)
+    batch = cut_at(serialized, cutoffs, tiny_schema, WindowConfig())
+    assert batch["history"][names.ITEM_INDEX].numpy().tolist() == [[2, 0], [2, 3]]
+    assert batch["targets"][names.ITEM_INDEX].numpy().tolist() == [[3, 4], [4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("days", "both"),
+    [([99, 100], True), ([99], False), ([100], False), ([49, 100], False), ([99, 110], False)],
+)
+def test_a_training_user_has_an_event_on_each_side(days, both):
+    config = WindowConfig(history_days=50, target_days=10)
+    assert bool(has_both_sides(tf.constant(record(days)), 100 * DAY, config)) == both
+
+
+def test_no_training_target_lies_in_the_held_out_part(shop_dataset):
+    schema = Schema.load(shop_dataset)
+    window = WindowConfig()
+    assert training_cutoff(schema, window) == schema.as_of - 31 * DAY
+    batches = list(load_dataset(shop_dataset, window=window))
+    assert len(batches) > 3
+    for batch in batches:
+        assert int(tf.reduce_max(batch["targets"][names.TIMESTAMP])) < schema.as_of
+        assert int(tf.reduce_max(batch["history"][names.TIMESTAMP])) < schema.as_of - 31 * DAY
+
+
+def test_passes_are_in_a_new_order_and_repeat_with_the_seed(shop_dataset):
+    def passes(seed):
+        dataset = load_dataset(shop_dataset, batch_size=64, shuffle_seed=seed)
+        return [
+            [int(tf.reduce_sum(b["history"][names.ITEM_KEY][0])) for b in dataset] for _ in range(2)
+        ]
+
+    first, second = passes(1)
+    assert first != second
+    assert passes(1) == [first, second]
+    assert passes(2)[0] != first
+
+
+@pytest.fixture
+def copy(shop_dataset, tmp_path) -> pathlib.Path:
+    import shutil
+
+    return pathlib.Path(shutil.copytree(shop_dataset, tmp_path / "copy"))
+
+
+def test_a_truncated_shard_is_named_before_anything_is_read(copy):
+    shard = sorted((copy / "train").iterdir())[0]
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(DatasetError, match=rf"{shard.name} has \d+ bytes, and the pipeline wrote"):
+        load_dataset(copy)
+
+
+def test_a_missing_shard_is_named(copy):
+    shard = sorted((copy / "validation").iterdir())[0]
+    shard.unlink()
+    with pytest.raises(DatasetError, match=f"{shard.name} is missing"):
+        load_dataset(copy, names.VALIDATION)
+
+
+def test_a_folder_without_schema_counters_or_items_is_unfinished(copy):
+    (copy / "items.parquet").unlink()
+    with pytest.raises(DatasetError, match="not a finished data set"):
+        Catalogue(copy)
+    (copy / "counters.json").unlink()
+    with pytest.raises(DatasetError, match="guim build-dataset"):
+        load_dataset(copy)
+    (copy / "schema.json").unlink()
+    with pytest.raises(SchemaError, match="not a finished data set"):
+        load_dataset(copy)
+
+
+def test_the_shards_hold_every_user_once(shop_dataset):
+    counters = json.loads((shop_dataset / "counters.json").read_text())
+    for split in (names.TRAIN, names.VALIDATION):
+        files = shard_files(shop_dataset, split)
+        count = sum(1 for _ in tf.data.TFRecordDataset(files))
+        assert count == counters["users"][split] > 0
+
+
+def test_catalogue_rows_of_keys(shop_dataset):
+    catalogue = Catalogue(shop_dataset)
+    keys = np.array([catalogue.item_key[3], 0, catalogue.item_key[0], 12345])
+    assert catalogue.rows_of(keys).tolist() == [3, -1, 0, -1]
+    assert names.fingerprint64(catalogue.item_id[3]) == catalogue.item_key[3]
+
+
+def test_sampling_probability_is_how_often_an_event_is_that_item(shop_dataset):
+    catalogue, schema = Catalogue(shop_dataset), Schema.load(shop_dataset)
+    probability = catalogue.sampling_probability(schema.item_rows)
+    assert probability.shape == (schema.item_rows,)
+    total = np.maximum(catalogue.count, 1).sum()
+    best = catalogue.item_index[0]
+    np.testing.assert_allclose(probability[best], catalogue.count[0] / total, rtol=1e-5)
+    # what is never bought before the cut comes up as seldom as what was bought once
+    unseen = catalogue.item_index == names.UNKNOWN_ROW
+    assert unseen.any()
+    np.testing.assert_allclose(probability[names.UNKNOWN_ROW], 1 / total, rtol=1e-5)

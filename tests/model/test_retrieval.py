@@ -1,0 +1,207 @@
+"""The index: ScaNN = brute force = numpy, lists without doubles, k results even so."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from guim_tf.artifacts import latest, versions
+from guim_tf.data import Catalogue, shard_files
+from guim_tf.retrieval import (
+    build_index,
+    encode_catalogue,
+    main,
+    read_vectors,
+)
+from guim_tf.schema import Schema
+
+
+@pytest.fixture(scope="module")
+def catalogue(shop_dataset) -> Catalogue:
+    return Catalogue(shop_dataset)
+
+
+@pytest.fixture(scope="module")
+def items(shop_models, catalogue) -> np.ndarray:
+    return encode_catalogue(catalogue, latest(shop_models, "item_encoder"))
+
+
+@pytest.fixture(scope="module")
+def users(shop_models, shop_dataset) -> np.ndarray:
+    records = tf.data.TFRecordDataset(shard_files(shop_dataset, "validation"))
+    examples = tf.constant([r.numpy() for r in records.take(20)])
+    as_of = tf.fill([len(examples)], tf.constant(Schema.load(shop_dataset).as_of, tf.int64))
+    encoder = tf.saved_model.load(str(latest(shop_models, "user_encoder")))
+    return encoder.signatures["encode_user_examples"](examples=examples, as_of=as_of)[
+        "user_embedding"
+    ].numpy()
+
+
+def load(models, name):
+    return tf.saved_model.load(str(latest(models, name))).signatures
+
+
+def by_numpy(users, items, k):
+    """Scores, rows and interests of Eq. 3 by sorting all of them."""
+    unit = users / np.linalg.norm(users, axis=-1, keepdims=True)
+    cosine = unit @ items.T
+    best = cosine.max(axis=1)
+    rows = np.argsort(-best, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(best, rows, 1), rows
+
+
+def test_exact_build_equals_numpy(shop_models, catalogue, items, users):
+    answer = load(shop_models, "retrieval_exact")["nearest_items_to_user"](
+        user_embedding=tf.constant(users), k=tf.constant(15)
+    )
+    scores, rows = by_numpy(users, items, 15)
+    np.testing.assert_allclose(answer["score"], scores, atol=1e-5)
+    ids = np.array(catalogue.item_id, object)[rows]
+    got = answer["item_id"].numpy().astype(str)
+    swapped = got != ids  # only where scores are equal to rounding
+    assert swapped.mean() < 0.02
+    for row in got:
+        assert len(set(row)) == 15, "every item once"
+
+
+def test_scann_in_exact_settings_equals_brute_force(items, users):
+    """One leaf and full reordering: nothing is approximated."""
+    layers = tfrs.layers.factorized_top_k
+    exact = layers.BruteForce().index(tf.constant(items))
+    scann = layers.ScaNN(
+        k=20, num_leaves=1, num_leaves_to_search=1, num_reordering_candidates=len(items)
+    ).index(tf.constant(items))
+    queries = tf.math.l2_normalize(tf.constant(users.reshape([-1, users.shape[-1]])), -1)
+    scores, rows = exact(queries, k=20)
+    scann_scores, scann_rows = scann(queries, k=20)
+    np.testing.assert_allclose(scann_scores, scores, atol=1e-5)
+    assert (scann_rows.numpy() == rows.numpy()).mean() > 0.98
+    expected = np.sort(queries.numpy() @ items.T, axis=1)[:, ::-1][:, :20]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_the_scann_build_finds_what_the_exact_one_finds(shop_models, users):
+    request = {"user_embedding": tf.constant(users), "k": tf.constant(10)}
+    exact = load(shop_models, "retrieval_exact")["nearest_items_to_user"](**request)
+    scann = load(shop_models, "retrieval")["nearest_items_to_user"](**request)
+    pairs = zip(exact["item_id"].numpy(), scann["item_id"].numpy(), strict=True)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in pairs])
+    assert recall > 0.95
+
+
+def request(catalogue, rows, *, k, exclude_seen):
+    """One user who bought the catalogue rows, one an hour, up to an hour before the moment."""
+    count, as_of = len(rows), 1_700_000_000
+    return {
+        "item_id": tf.constant([[catalogue.item_id[r] for r in rows]]),
+        "category_id": tf.constant([[catalogue.category_id[r] for r in rows]]),
+        "title": tf.constant([[catalogue.title[r] for r in rows]]),
+        "timestamp": tf.constant([[as_of - 3600 * (count - i) for i in range(count)]], tf.int64),
+        "as_of": tf.constant([as_of], tf.int64),
+        "k": tf.constant(k),
+        "exclude_seen": tf.constant(exclude_seen),
+    }
+
+
+@pytest.mark.parametrize("name", ["retrieval", "retrieval_exact"])
+def test_seen_items_are_left_out_on_request_and_k_still_come(shop_models, catalogue, name):
+    recommend = load(shop_models, name)["recommend"]
+    everything = recommend(**request(catalogue, range(30), k=40, exclude_seen=False))
+    unseen = recommend(**request(catalogue, range(30), k=40, exclude_seen=True))
+    seen = {catalogue.item_id[r].encode() for r in range(30)}
+    all_ids, new_ids = everything["item_id"].numpy()[0], unseen["item_id"].numpy()[0]
+    assert set(all_ids) & seen, "the request must have something to leave out"
+    assert not set(new_ids) & seen
+    assert len(set(new_ids) - {b""}) == 40
+    if name == "retrieval_exact":  # what is left keeps its order
+        kept = [i for i in all_ids if i not in seen]
+        assert list(new_ids[: len(kept)]) == kept
+    assert (np.diff(unseen["score"].numpy()) <= 0).all()
+    assert set(unseen["interest"].numpy()[0]) <= {0, 1, 2}
+
+
+def test_more_than_the_catalogue_holds_ends_in_empty_ids(shop_models, catalogue):
+    count = len(catalogue)
+    answer = load(shop_models, "retrieval_exact")["recommend"](
+        **request(catalogue, [0, 1], k=count + 5, exclude_seen=True)
+    )
+    ids = answer["item_id"].numpy()[0]
+    assert ids.shape == (count + 5,)
+    assert (ids[: count - 2] != b"").all()
+    assert (ids[count - 2 :] == b"").all()
+    assert (answer["score"].numpy()[0, count - 2 :] == -1).all()
+    assert (answer["interest"].numpy()[0, count - 2 :] == -1).all()
+
+
+def test_the_interest_is_the_vector_that_fetched_the_item(shop_models, catalogue, items, users):
+    answer = load(shop_models, "retrieval_exact")["nearest_items_to_user"](
+        user_embedding=tf.constant(users), k=tf.constant(5)
+    )
+    row = {item.encode(): i for i, item in enumerate(catalogue.item_id)}
+    for b, ids in enumerate(answer["item_id"].numpy()):
+        for n, item in enumerate(ids):
+            u = users[b, answer["interest"].numpy()[b, n]]
+            cosine = u @ items[row[item]] / np.linalg.norm(u)
+            np.testing.assert_allclose(cosine, answer["score"].numpy()[b, n], atol=1e-5)
+
+
+def test_an_item_is_nearest_to_itself(shop_models, catalogue, items):
+    answer = load(shop_models, "retrieval_exact")["nearest_items"](
+        item_embedding=tf.constant(items[:9]), k=tf.constant(3)
+    )
+    assert answer["item_id"].numpy()[:, 0].astype(str).tolist() == catalogue.item_id[:9]
+    np.testing.assert_allclose(answer["score"][:, 0], np.ones(9), rtol=1e-5)
+
+
+def test_k_below_one_is_refused(shop_models, items):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at least 1"):
+        load(shop_models, "retrieval_exact")["nearest_items"](
+            item_embedding=tf.constant(items[:1]), k=tf.constant(0)
+        )
+
+
+def test_an_index_is_built_from_vectors_alone(
+    shop_models, shop_dataset, catalogue, items, tmp_path
+):
+    shuffled = np.random.default_rng(0).permutation(len(items))
+    dim = items.shape[1]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(items[shuffled].ravel()), dim)
+    ids = [catalogue.item_id[i] for i in shuffled]
+    pq.write_table(pa.table({"item_id": ids, "item_embedding": vectors}), tmp_path / "v.parquet")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet", catalogue), items)
+
+    before = versions(shop_models, "retrieval_exact")
+    result = build_index(
+        dataset=shop_dataset, models=shop_models, build="exact", vectors=tmp_path / "v.parquet"
+    )
+    assert versions(shop_models, "retrieval_exact") == [*before, before[-1] + 1]
+    assert result.items == len(catalogue)
+
+    pq.write_table(
+        pa.table({"item_id": ids[:-1], "item_embedding": vectors[:-1]}), tmp_path / "v.parquet"
+    )
+    with pytest.raises(ValueError, match="lacks 1 items of the catalogue"):
+        build_index(
+            dataset=shop_dataset, models=shop_models, build="exact", vectors=tmp_path / "v.parquet"
+        )
+
+
+def test_scann_settings_are_chosen_by_measured_recall(shop_dataset, shop_models, capsys):
+    result = build_index(dataset=shop_dataset, models=shop_models, build="scann", min_recall=0.9)
+    assert result.recall >= 0.9
+    assert "leaves" in capsys.readouterr().err
+
+
+def test_the_command_names_a_missing_encoder(shop_dataset, tmp_path, capsys):
+    assert main(["--dataset", str(shop_dataset), "--models", str(tmp_path)]) == 2
+    assert "guim export" in capsys.readouterr().err
+
+
+def test_the_command_writes_one_build(shop_dataset, shop_models, capsys):
+    arguments = ["--dataset", str(shop_dataset), "--models", str(shop_models), "--build", "exact"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] is None

@@ -1,0 +1,204 @@
+"""A run from start to end: what it writes, that it is resumed after a kill, what it refuses."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from guim_tf import training
+from guim_tf.config import Config, ConfigError, load, to_json
+from guim_tf.data import DatasetError
+from guim_tf.schema import SchemaError
+from guim_tf.training import configure, load_run, main, read_history, train
+
+
+def test_a_run_learns_and_writes_what_it_saw(shop_run):
+    history = read_history(shop_run)
+    assert [line["epoch"] for line in history] == [1, 2, 3]
+    assert history[-1]["matching_loss"] < history[0]["matching_loss"]
+    for key in ("loss", "mlm_loss", "val_loss", "val_recall@100", "interest_cosine", "seconds"):
+        assert all(np.isfinite(line[key]) for line in history), key
+    result = json.loads((shop_run / "result.json").read_text())
+    recalls = [line["val_recall@100"] for line in history]
+    assert result["best"] == pytest.approx(max(recalls))
+    assert result["best_epoch"] == 1 + int(np.argmax(recalls))
+    assert (result["epochs"], result["seed"]) == (3, 0)
+    assert result["steps"] == 3 * (result["users"] // 32)
+    assert list((shop_run / "tensorboard").rglob("events.out.tfevents*"))
+
+
+def test_the_best_epochs_weights_come_back(shop_run, small_config):
+    model, config, schema = load_run(shop_run)
+    assert config == small_config
+    assert schema.item_rows == model.rows.items
+    saved = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(shop_run / "best")))
+    name = "model/item_encoder/projection/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    np.testing.assert_array_equal(model.item_encoder.projection.kernel, saved.get_tensor(name))
+
+
+def test_a_finished_run_is_not_trained_again(shop_run, shop_dataset, small_config):
+    before = (shop_run / "history.jsonl").read_text()
+    result = train(dataset=shop_dataset, run=shop_run, config=small_config, progress=False)
+    assert result.epochs == 3
+    assert (shop_run / "history.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_and_restart_throws_the_old_run_away(
+    shop_run, shop_dataset, small_config, tmp_path
+):
+    run = shutil.copytree(shop_run, tmp_path / "run")
+    other = configure(small_config, ["training.epochs=1", "training.seed=5"])
+    with pytest.raises(ConfigError, match="another configuration.*--restart"):
+        train(dataset=shop_dataset, run=run, config=other, progress=False)
+    result = train(dataset=shop_dataset, run=run, config=other, restart=True, progress=False)
+    assert (result.epochs, result.seed) == (1, 5)
+
+
+class _Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
+    shop_dataset, shop_run, small_config, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    original = training.RunState.on_epoch_begin
+
+    def killed_in_the_second_epoch(self, epoch, logs=None):
+        if epoch == 1:
+            raise _Killed
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(training.RunState, "on_epoch_begin", killed_in_the_second_epoch)
+    with pytest.raises(_Killed):
+        train(dataset=shop_dataset, run=run, config=small_config, progress=False)
+    assert len(read_history(run)) == 1
+    monkeypatch.setattr(training.RunState, "on_epoch_begin", original)
+    train(dataset=shop_dataset, run=run, config=small_config, progress=False)
+    resumed, straight = read_history(run), read_history(shop_run)
+    assert [line["epoch"] for line in resumed] == [1, 2, 3]
+    assert resumed[0]["loss"] == pytest.approx(straight[0]["loss"], rel=1e-3)
+    # masks and negatives go on where they stopped; dropout draws anew, so nearly the same
+    assert resumed[2]["loss"] == pytest.approx(straight[2]["loss"], rel=0.05)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_command_is_killed_and_the_same_command_resumes(
+    how, shop_dataset, small_config, tmp_path
+):
+    config = tmp_path / "config.json"
+    config.write_text(to_json(configure(small_config, ["training.epochs=400"])))
+    command = [sys.executable, "-m", "guim_tf.cli", "train"]
+    command += ["--dataset", str(shop_dataset), "--run", str(tmp_path / "run")]
+    command += ["--config", str(config)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def start():
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def stop_after(process, epochs):
+        deadline = time.monotonic() + 120
+        while len(read_history(tmp_path / "run")) < epochs:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(how)
+        return process.communicate(timeout=60)[1]
+
+    first = start()
+    errors = stop_after(first, 2)
+    assert first.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
+    if how == signal.SIGINT:
+        assert "The same command resumes" in errors
+    done = len(read_history(tmp_path / "run"))
+    second = start()
+    errors = stop_after(second, done + 2)
+    assert "Resuming" in errors
+    epochs = [line["epoch"] for line in read_history(tmp_path / "run")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert load(Config, tmp_path / "run" / "config.json").training.epochs == 400
+
+
+def test_training_stops_when_patience_has_run_out(shop_dataset, small_config, tmp_path):
+    config = configure(
+        small_config,
+        ["training.epochs=50", "training.patience=2", "training.learning_rate=1e-12"],
+    )
+    result = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    assert result.epochs == result.best_epoch + 2 < 50
+    again = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    assert again == result
+
+
+def test_too_few_users_are_an_error_with_the_remedy(shop_dataset, small_config, tmp_path):
+    config = configure(small_config, ["training.batch_size=5000"])
+    with pytest.raises(DatasetError, match="a batch needs 5000. Use a longer log"):
+        train(dataset=shop_dataset, run=tmp_path / "run", config=config)
+
+
+def test_a_run_of_another_data_set_is_refused(shop_run, shop_dataset, small_config, tmp_path):
+    other = shutil.copytree(shop_dataset, tmp_path / "other")
+    schema = training.Schema.load(other)
+    dataclasses.replace(schema, word_hash_rows=99).save(other)
+    with pytest.raises(SchemaError, match="word_hash_rows: 8 != 99"):
+        train(dataset=other, run=shop_run, config=small_config)
+
+
+def test_a_folder_with_other_things_is_left_alone(shop_dataset, small_config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="not empty and not a run folder"):
+        train(dataset=shop_dataset, run=tmp_path, config=small_config, restart=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_load_run_says_when_nothing_was_trained(tmp_path):
+    with pytest.raises(ConfigError, match="no epoch of `guim train` has ended"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs=3", "expected section.field=value"),
+        ("training.epoch=3", "training.epochs"),
+        ("training.epochs=", "expected section.field=value"),
+        ("training.epochs=many", "expected int, got 'many'"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(Config.paper(), [setting])
+
+
+def test_settings_change_single_values():
+    config = configure(
+        Config.paper(), ["model.interests=2", "loss.logq=true", "model.item_activation=linear"]
+    )
+    assert (config.model.interests, config.loss.logq) == (2, True)
+    assert config.model.item_activation == "linear"
+    assert config.training == Config.paper().training
+
+
+def test_the_command_prints_one_line_of_results(shop_run, shop_dataset, tmp_path, capsys):
+    config = shop_run / "config.json"
+    arguments = ["--dataset", str(shop_dataset), "--run", str(shop_run), "--config", str(config)]
+    assert main(arguments) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == json.loads((shop_run / "result.json").read_text())
+
+
+def test_the_command_reports_a_missing_data_set_in_one_line(tmp_path, capsys):
+    assert main(["--dataset", str(tmp_path / "no"), "--run", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("guim train: ")
+    assert "guim build-dataset" in error
+    assert len(error.splitlines()) == 1
