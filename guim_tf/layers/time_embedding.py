@@ -7,8 +7,6 @@ from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
 
 
-
-
 @register
 class TimeEmbedding(keras.layers.Layer):
     """Embeds how many days an event lies before T, so that a vector means the same when T moves.

@@ -36,9 +36,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_dropout = keras.layers.Dropout(dropout)
         self.output_dropout = keras.layers.Dropout(dropout)
 
-    def call(
-        self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
+    def call(self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, S, dim]` and `[B, S]` bool (False for padding) -> `[B, S, dim]`."""
         mixed = self.attention(
             tokens, tokens, attention_mask=present[:, None, :], training=training

@@ -1,0 +1,189 @@
+"""Who is evaluated, on what, and what may be known of them: the benchmark's protocol.
+
+At the moment `as_of` (T') users are known by `[T' - D1, T')`, and asked for `[T', T' + days)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import pathlib
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from guim_tf import schema as names
+from guim_tf.evaluation.ragged import Events, Ragged
+from guim_tf.evaluation.records import RecordError, read_records
+from guim_tf.schema import DAY, Schema
+
+
+class ProtocolError(ValueError):
+    """A data set can't be evaluated as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """The X candidates, in the order of `items.parquet`: a row of it is an item's id in here.
+
+    Attributes:
+      item_ids, titles, category_ids: `[X]` object, str ("" where there is none).
+      keys: `[X]` int64, `schema.fingerprint64(item_id)`.
+      counts: `[X]` int64, events before `Schema.as_of`.
+    """
+
+    item_ids: np.ndarray
+    keys: np.ndarray
+    titles: np.ndarray
+    category_ids: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows(self, keys: np.ndarray) -> np.ndarray:
+        """Catalogue rows of item keys, -1 for a key that is not in it."""
+        order = np.argsort(self.keys, kind="stable")
+        place = np.searchsorted(self.keys[order], keys)
+        rows = order[np.minimum(place, len(order) - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """U users to evaluate, and everything that was known at `as_of`.
+
+    Attributes:
+      user_ids: `[U]` object, str, in ascending order.
+      examples: `[U]` object, the serialized records, for the encoder.
+      history: their events of `[as_of - history_days, as_of)`, at least one each.
+      future: their events of `[as_of, as_of + test_days)`, at least one each.
+      past: events before `as_of` of every user that was read, evaluated or not; its users are in
+        the order of the shards.
+    """
+
+    schema: Schema
+    as_of: int
+    test_days: int
+    history_days: int
+    catalogue: Catalogue
+    user_ids: np.ndarray
+    examples: np.ndarray
+    history: Events
+    future: Events
+    past: Events
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+def load_protocol(
+    dataset: str | pathlib.Path,
+    *,
+    as_of: int | None = None,
+    test_days: int = 30,
+    history_days: int = 365,
+    splits: tuple[str, ...] = (names.TRAIN, names.VALIDATION),
+) -> Protocol:
+    """Reads a data set folder.
+
+    Candidates are the whole catalogue: what was known at `as_of` and every true item are in it.
+
+    Args:
+      dataset: what `guim build-dataset` wrote.
+      as_of: T', seconds since the epoch; the data set's own by default.
+      test_days: length of the window that holds the truth.
+      history_days: length of the window that users are known by (D1).
+      splits: whose users to read; `past` is of these users alone.
+
+    Raises:
+      SchemaError, DatasetError, RecordError: the folder is not a data set, or is damaged.
+      ProtocolError: nobody has events on both sides of `as_of`.
+    """
+    for name, days in (("test_days", test_days), ("history_days", history_days)):
+        if days < 1:
+            raise ProtocolError(f"{name} is {days}, expected a positive number of days.")
+    schema = Schema.load(dataset)
+    as_of = schema.as_of if as_of is None else as_of
+    catalogue = _read_catalogue(pathlib.Path(dataset, names.ITEMS_FILE))
+    users: list[np.ndarray] = []
+    examples: list[np.ndarray] = []
+    histories: list[Events] = []
+    futures: list[Events] = []
+    pasts: list[Events] = []
+    for batch in read_records(dataset, splits=splits, compression=schema.compression):
+        rows = catalogue.rows(batch.item_keys.values)
+        if (rows < 0).any():
+            user = batch.user_ids[batch.item_keys.owners[rows < 0][0]]
+            raise RecordError(
+                f"{dataset}: the record of user {user!r} has an item that is not in "
+                f"{names.ITEMS_FILE}. Build the data set again with `guim build-dataset`."
+            )
+        events = Events(Ragged(batch.item_keys.offsets, rows), batch.timestamps)
+        history = events.between(as_of - history_days * DAY, as_of)
+        future = events.between(as_of, as_of + test_days * DAY)
+        known = np.flatnonzero((history.items.lengths > 0) & (future.items.lengths > 0))
+        users.append(batch.user_ids[known])
+        examples.append(batch.examples[known])
+        histories.append(history.take(known))
+        futures.append(future.take(known))
+        pasts.append(events.between(schema.first_timestamp, as_of))
+    if not any(map(len, users)):
+        raise ProtocolError(
+            f"as_of is {date(as_of)}: no user has events both in the {history_days} days before "
+            f"it and in the {test_days} days from it. The events of {dataset} are of "
+            f"{date(schema.first_timestamp)} to {date(schema.last_timestamp)}; choose a day "
+            "between them."
+        )
+    user_ids = np.concatenate(users)
+    order = np.argsort(user_ids, kind="stable")
+    return Protocol(
+        schema=schema,
+        as_of=as_of,
+        test_days=test_days,
+        history_days=history_days,
+        catalogue=catalogue,
+        user_ids=user_ids[order],
+        examples=np.concatenate(examples)[order],
+        history=_concatenate(histories).take(order),
+        future=_concatenate(futures).take(order),
+        past=_concatenate(pasts),
+    )
+
+
+def date(timestamp: int) -> str:
+    """ISO text of a UTC timestamp; midnight is shown as the day alone."""
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
+    return moment.strftime("%Y-%m-%d" if timestamp % DAY == 0 else "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _read_catalogue(path: pathlib.Path) -> Catalogue:
+    columns = ["item_id", "item_key", "title", "category_id", "count"]
+    try:
+        table = pq.read_table(path, columns=columns)
+    except FileNotFoundError as e:
+        raise RecordError(
+            f"{path} does not exist: build the data set again with `guim build-dataset`."
+        ) from e
+    except (OSError, ValueError, KeyError) as e:
+        raise RecordError(
+            f"{path} is not a catalogue with the columns {columns}: {e}. Build the data set again "
+            "with `guim build-dataset`."
+        ) from e
+    if not table.num_rows:
+        raise RecordError(f"{path} holds no items; expected at least one.")
+    ids, keys, titles, categories, counts = (
+        table.column(name).to_numpy(zero_copy_only=False) for name in columns
+    )
+    return Catalogue(ids, keys, titles, categories, counts)
+
+
+def _concatenate(parts: list[Events]) -> Events:
+    lengths = np.concatenate([part.items.lengths for part in parts])
+    return Events(
+        Ragged(
+            np.concatenate([[0], np.cumsum(lengths)]),
+            np.concatenate([part.items.values for part in parts]),
+        ),
+        np.concatenate([part.timestamps for part in parts]),
+    )

@@ -1,0 +1,107 @@
+"""The report's tables, laid out once for the terminal and for the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A mean with the half-width of its 95 % interval; None where no user has a value."""
+
+    mean: float | None
+    half_width: float | None
+    best: bool
+
+    @property
+    def text(self) -> str:
+        return "–" if self.mean is None else number(self.mean)  # noqa: RUF001
+
+    @property
+    def interval(self) -> str:
+        return "" if self.half_width is None else f"± {number(self.half_width)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method and its cells, one a column."""
+
+    name: str
+    is_model: bool
+    cells: list[Cell]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns in groups, and a row a method.
+
+    Attributes:
+      groups: (title, note, number of columns) of neighbouring columns.
+      columns: (title, note) of each column.
+    """
+
+    groups: list[tuple[str, str, int]]
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+
+
+def main_table(document: dict[str, Any]) -> Table:
+    """All methods on all tasks by all metrics."""
+    methods = document["methods"]
+    tasks = methods[0]["tasks"]
+    columns = [
+        (metric, [method["tasks"][task][metric] for method in methods])
+        for task, of in tasks.items()
+        for metric in of
+    ]
+    users = document["protocol"]["tasks"]
+    return Table(
+        groups=[(task, f"{users[task]['users']:,} users", len(of)) for task, of in tasks.items()],
+        columns=[(metric, "") for metric, _ in columns],
+        rows=_rows(methods, [means for _, means in columns]),
+    )
+
+
+def slice_table(document: dict[str, Any], task: str) -> Table:
+    """All methods on the slices of one task."""
+    methods = document["methods"]
+    divisions = methods[0]["slices"][task]
+    columns = [
+        (part, [method["slices"][task][division][part] for method in methods])
+        for division, parts in divisions.items()
+        for part in parts
+    ]
+    return Table(
+        groups=[(division, "", len(parts)) for division, parts in divisions.items()],
+        columns=[(part, f"{means[0]['users']:,} users") for part, means in columns],
+        rows=_rows(methods, [means for _, means in columns]),
+    )
+
+
+def number(value: float) -> str:
+    """Four decimals without the leading zero: .4760."""
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def signed(value: float) -> str:
+    """As `number`, always with a sign."""
+    return ("+" if value >= 0 else "−") + number(abs(value))  # noqa: RUF001
+
+
+def _rows(methods: list[dict[str, Any]], columns: list[list[dict[str, Any]]]) -> list[Row]:
+    best = [
+        max((of["mean"] for of in means if of["mean"] is not None), default=None)
+        for means in columns
+    ]
+    return [
+        Row(
+            name=method["name"],
+            is_model=method["kind"] == "model",
+            cells=[
+                Cell(of["mean"], of["half_width"], bool(top) and of["mean"] == top)
+                for of, top in zip((means[i] for means in columns), best, strict=True)
+            ],
+        )
+        for i, method in enumerate(methods)
+    ]
