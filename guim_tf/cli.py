@@ -1,4 +1,4 @@
-"""The command `guim`: each subcommand is the `main(argv)` of one module, imported when it is run."""
+"""The command `guim`: each subcommand is the `main(argv)` of one module, imported when run."""
 
 import importlib
 import os

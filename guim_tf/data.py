@@ -6,24 +6,16 @@ The cut is applied when reading, so one data set serves every cut-off. A batch i
 
 import json
 import pathlib
-from collections.abc import Iterator
 
-import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.config import WindowConfig
-from guim_tf.schema import Schema
-
+from guim_tf.schema import DatasetError, Schema
 
 _PARTITION = "title_partition"
 
 Events = dict[str, tf.Tensor]
-
-
-class DatasetError(ValueError):
-    """A data set folder is missing, unfinished or damaged."""
 
 
 def shard_files(folder: str | pathlib.Path, split: str) -> list[str]:
@@ -39,7 +31,13 @@ def shard_files(folder: str | pathlib.Path, split: str) -> list[str]:
             f"{path} does not exist: {folder} is not a finished data set. "
             "Make one with `guim build-dataset`."
         )
-    shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+    try:
+        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+    except (ValueError, KeyError) as e:
+        raise DatasetError(
+            f"{path} does not list the shards: {e!r}. Rebuild the data set with "
+            "`guim build-dataset`."
+        ) from e
     files = []
     for shard in shards:
         if not shard["file"].startswith(split + "/"):
@@ -80,7 +78,7 @@ def item_features(schema: Schema) -> dict[str, tf.io.RaggedFeature]:
 
 
 def parse_records(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.RaggedTensor]:
-    """Whole sequences: `[B]` records -> `[B, (n)]` ragged int64 a feature, titles `[B, (n), (w)]`."""
+    """Whole sequences: `[B]` records -> `[B, (n)]` int64 a feature, titles `[B, (n), (w)]`."""
     return tf.io.parse_example(serialized, item_features(schema))
 
 
@@ -205,7 +203,7 @@ def load_dataset(
     folder: str | pathlib.Path,
     split: str = names.TRAIN,
     *,
-    window: WindowConfig = WindowConfig(),  # noqa: B008 - frozen
+    window: WindowConfig = WindowConfig(),
     batch_size: int = 32,
     shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
@@ -225,57 +223,3 @@ def load_dataset(
         folder, split, window=window, batch_size=batch_size, shuffle_seed=shuffle_seed
     )
     return cut_batches(batches, Schema.load(folder), window)
-
-
-# ---------------------------------------------------------------------------- the catalogue
-
-
-class Catalogue:
-    """The items of a data set, row by row in the order of `items.parquet`."""
-
-    def __init__(self, folder: str | pathlib.Path) -> None:
-        path = pathlib.Path(folder, names.ITEMS_FILE)
-        if not path.is_file():
-            raise DatasetError(f"{path} does not exist: {folder} is not a finished data set.")
-        table = pq.read_table(path, columns=list(names.ITEM_COLUMNS))
-        self.item_id: list[str] = table["item_id"].to_pylist()
-        self.category_id: list[str] = table["category_id"].to_pylist()
-        self.title: list[str] = table["title"].to_pylist()
-        self.item_key = table["item_key"].to_numpy()
-        self.item_index = table["item_index"].to_numpy()
-        self.category_index = table["category_index"].to_numpy()
-        self.count = table["count"].to_numpy()
-        self._tokens = tf.ragged.constant(
-            table["title_tokens"].to_pylist(), dtype=tf.int64, ragged_rank=1
-        )
-
-    def __len__(self) -> int:
-        return len(self.item_id)
-
-    def batches(self, size: int = 4096) -> Iterator[Events]:
-        """Inputs of the item encoder, `[size]` items at a time."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            yield {
-                names.ITEM_INDEX: tf.constant(self.item_index[rows]),
-                names.CATEGORY_INDEX: tf.constant(self.category_index[rows]),
-                names.TITLE_TOKENS: self._tokens[rows].to_tensor(),
-            }
-
-    def rows_of(self, item_keys: np.ndarray) -> np.ndarray:
-        """Catalogue rows of item keys, -1 for keys that it does not hold (padding among them)."""
-        order = np.argsort(self.item_key)
-        position = np.searchsorted(self.item_key, item_keys, sorter=order)
-        rows = order[np.minimum(position, len(order) - 1)]
-        return np.where(self.item_key[rows] == item_keys, rows, -1)
-
-    def sampling_probability(self, item_rows: int) -> np.ndarray:
-        """How often one event is each row of the item table, for logQ: `[item_rows]` float32.
-
-        Items outside of the vocabulary share a row; its value is the mean over them, since that is
-        how often any one of them comes up.
-        """
-        counts = np.maximum(self.count, 1).astype(np.float64)
-        total = np.bincount(self.item_index, weights=counts, minlength=item_rows)
-        items = np.bincount(self.item_index, minlength=item_rows)
-        return (total / np.maximum(items, 1) / counts.sum()).astype(np.float32)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import Any
 
 import tensorflow as tf
 
@@ -14,9 +15,9 @@ from guim_tf.config import WindowConfig
 from guim_tf.data import dense, history_at, window
 from guim_tf.lookup import IdTable
 from guim_tf.model import GUIM
+from guim_tf.runs import load_run
 from guim_tf.schema import Schema
 from guim_tf.text import WordTable
-from guim_tf.training import load_run
 
 USER_ENCODER = "user_encoder"
 ITEM_ENCODER = "item_encoder"
@@ -164,7 +165,7 @@ def export(*, run: str | pathlib.Path, models: str | pathlib.Path) -> ExportResu
     users = UserEncoderModule(model, lookups, schema, config.window)
     encode_items = items.encode_items.get_concrete_function()
     encode_users = users.encode_users.get_concrete_function()
-    common = {"models": models, "schema": schema, "config": config}
+    common: dict[str, Any] = {"models": models, "schema": schema, "config": config}
     return ExportResult(
         item_encoder=str(
             save(

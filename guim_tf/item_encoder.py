@@ -1,5 +1,7 @@
 """f_j: an item's id, category and title as one vector (section 3.2)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from guim_tf import schema as names
@@ -36,8 +38,8 @@ class ItemEncoder(keras.layers.Layer):
         category_dim: int,
         word_dim: int,
         activation: str,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._config = {
             "dim": dim,
@@ -69,5 +71,5 @@ class ItemEncoder(keras.layers.Layer):
         ]
         return self.projection(tf.concat(features, axis=-1))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

@@ -1,4 +1,4 @@
-"""Mixture of representation: scores of a set of C vectors (Eq. 2 and Eq. 3), and merging C lists."""
+"""Mixture of representation: scores of a set of C vectors (Eq. 2, Eq. 3), and merging C lists."""
 
 import tensorflow as tf
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
-from guim_tf.config import Config, LossConfig, ModelConfig, from_dict
+from guim_tf.config import LossConfig, ModelConfig, from_dict
 from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
@@ -58,12 +58,12 @@ class GUIM(tfrs.Model):
         self,
         rows: TableRows,
         *,
-        model: ModelConfig = Config().model,
-        loss: LossConfig = Config().loss,
+        model: ModelConfig = ModelConfig(),
+        loss: LossConfig = LossConfig(),
         sampling_probability: np.ndarray | None = None,
         seed: int = 0,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.rows = rows
         self.model_config = model
@@ -99,6 +99,7 @@ class GUIM(tfrs.Model):
             self.sampling_probability.assign(sampling_probability)
         self.task = retrieval_task(loss.alpha)
         self.generator = tf.random.Generator.from_seed(seed, alg="philox")
+        self.mean_loss = keras.metrics.Mean(name="loss")
         self.matching_loss = keras.metrics.Mean(name="matching_loss")
         self.mlm_loss = keras.metrics.Mean(name="mlm_loss")
         self.interest_cosine = keras.metrics.Mean(name="interest_cosine")
@@ -149,7 +150,7 @@ class GUIM(tfrs.Model):
             [tf.zeros_like(in_history)[in_history], tf.ones_like(in_targets)[in_targets]], axis=0
         )
         is_masked = tf.concat([masked[in_history], tf.zeros_like(in_targets)[in_targets]], axis=0)
-        options = {
+        options: dict[str, Any] = {
             "negatives_per_user": self.loss_config.negatives_per_user,
             "logq": self.loss_config.logq,
         }
@@ -163,7 +164,17 @@ class GUIM(tfrs.Model):
         )
         mlm = info_nce(self.task, outputs[masked], items, is_masked, seed=seeds[2], **options)
         self._observe(users, matching, mlm, is_target, is_masked)
-        return (matching + mlm) / tf.cast(tf.shape(users)[0], matching.dtype)
+        loss = (matching + mlm) / tf.cast(tf.shape(users)[0], matching.dtype)
+        self.mean_loss.update_state(loss)
+        return loss
+
+    def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
+        super().train_step(inputs)
+        return self.get_metrics_result()  # means over the pass; TFRS reports the last batch
+
+    def test_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
+        super().test_step(inputs)
+        return self.get_metrics_result()
 
     def _seeds(self, training: bool) -> tf.Tensor:
         """`[3, 2]` seeds: new ones each training step, the same ones for every validation batch."""
@@ -205,11 +216,10 @@ class GUIM(tfrs.Model):
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables; called by the constructor, for they depend on no batch."""
-        if not self.built:
-            one = tf.ones([1, 1], tf.int64)
-            event = dict.fromkeys(names.EVENT_FEATURES, one) | {names.TITLE_TOKENS: one[None]}
-            self.encode_users(event, tf.constant([2], tf.int64))
-            self.built = True
+        one = tf.ones([1, 1], tf.int64)
+        event = dict.fromkeys(names.EVENT_FEATURES, one) | {names.TITLE_TOKENS: one[None]}
+        self.encode_users(event, tf.constant([2], tf.int64))
+        self.built = True
 
     def get_build_config(self) -> dict[str, Any]:
         return {"input_shape": None}

@@ -1,5 +1,7 @@
 """Adam with decoupled weight decay, linear warm-up and linear decay, as BERT is trained."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from guim_tf.config import TrainingConfig
@@ -22,7 +24,7 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         down = (self.total_steps + 1 - step) / max(self.total_steps + 1 - warmup, 1)
         return self.peak * tf.clip_by_value(tf.minimum(up, down), 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "peak": self.peak,
             "warmup_steps": self.warmup_steps,

@@ -10,18 +10,18 @@ import json
 import pathlib
 import sys
 import tempfile
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-import tensorflow_text  # noqa: F401 - operations of the user encoder
-from tqdm import tqdm
 
 from guim_tf import schema as names
-from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, latest, save
+from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, save
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
-from guim_tf.data import Catalogue
+from guim_tf.encoders import encode_items, load_encoder
 from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, warmup_history
 from guim_tf.lookup import IdTable
 from guim_tf.mixture import merge_interests
@@ -36,7 +36,7 @@ _MEASURED_K = 100
 # Shares of the leaves to search, and candidates to reorder, from fast to exact.
 _LADDER = ((0.05, 400), (0.1, 400), (0.2, 800), (0.4, 1600), (1.0, 3200))
 
-Search = tfrs.layers.factorized_top_k.TopK
+Search: TypeAlias = tfrs.layers.factorized_top_k.TopK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,27 +182,24 @@ def build_index(
       ArtifactError: there are no exported encoders.
       ValueError: vectors do not fit the catalogue, or it is too small for ScaNN.
     """
-    encoder_folder = latest(models, USER_ENCODER)
-    schema = Schema.load(encoder_folder / EXTRA)
-    schema.require_match(
-        Schema.load(dataset), mine=f"The model {encoder_folder}", theirs=str(dataset)
-    )
+    schema = Schema.load(dataset)
+    encoder_folder, user_encoder = load_encoder(models, USER_ENCODER, schema=schema)
     config = load(Config, encoder_folder / EXTRA / CONFIG_FILE)
     catalogue = Catalogue(dataset)
     if vectors is None:
-        items = encode_catalogue(catalogue, latest(models, ITEM_ENCODER))
+        items = encode_items(load_encoder(models, ITEM_ENCODER, schema=schema)[1], catalogue)
     else:
         items = read_vectors(vectors, catalogue)
     exact = tfrs.layers.factorized_top_k.BruteForce().index(tf.constant(items))
     search, recall = (exact, None) if build == EXACT else _tune_scann(items, exact, min_recall)
     with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the file
         file = str(pathlib.Path(folder, "catalogue.tsv"))
-        names.write_vocabulary(file, catalogue.item_id, [0] * len(catalogue))
+        names.write_vocabulary(file, catalogue.item_id.tolist(), [0] * len(catalogue))
         module = Retrieval(
             search,
-            item_ids=catalogue.item_id,
+            item_ids=catalogue.item_id.tolist(),
             catalogue_file=file,
-            user_encoder=tf.saved_model.load(str(encoder_folder)),
+            user_encoder=user_encoder,
             interests=config.model.interests,
             dim=config.model.embedding_dim,
         )
@@ -216,25 +213,6 @@ def build_index(
             warmup=module.warmup(schema),
         )
     return IndexResult(str(saved), len(catalogue), recall)
-
-
-def encode_catalogue(
-    catalogue: Catalogue, item_encoder: pathlib.Path, batch_size: int = 4096
-) -> np.ndarray:
-    """Unit vectors of a catalogue by an exported item encoder: `[X, d]` float32."""
-    encode = tf.saved_model.load(str(item_encoder)).signatures["encode_items"]
-    return np.concatenate(
-        [
-            encode(
-                item_id=tf.constant(catalogue.item_id[start : start + batch_size]),
-                category_id=tf.constant(catalogue.category_id[start : start + batch_size]),
-                title=tf.constant(catalogue.title[start : start + batch_size]),
-            )["item_embedding"].numpy()
-            for start in tqdm(
-                range(0, len(catalogue), batch_size), desc="encoding items", unit="batch"
-            )
-        ]
-    )
 
 
 def read_vectors(path: str | pathlib.Path, catalogue: Catalogue) -> np.ndarray:
@@ -289,8 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command `guim index`."""
     parser = argparse.ArgumentParser(
         prog="guim index",
-        description="Writes the retrieval models: `retrieval` with ScaNN and `retrieval_exact` with "
-        "stock TensorFlow operations, each as its next version.",
+        description="Writes the retrieval models: `retrieval` with ScaNN and `retrieval_exact` "
+        "with stock TensorFlow operations, each as its next version.",
         epilog="examples:\n"
         "  guim index --dataset work/dataset --models saved_models\n"
         "  guim index --dataset work/dataset --models saved_models --build exact \\\n"

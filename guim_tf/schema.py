@@ -61,6 +61,10 @@ class SchemaError(ValueError):
     """An artifact does not carry the schema that its reader expects."""
 
 
+class DatasetError(ValueError):
+    """A data set folder is missing, unfinished or damaged."""
+
+
 def fingerprint64(text: str) -> int:
     """A stable signed 64-bit fingerprint of an id; never 0, which is padding."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

@@ -1,5 +1,7 @@
 """The user side: C CLS tokens and a history through BERT layers to C vectors (section 3.2)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
@@ -28,8 +30,8 @@ class UserEncoder(keras.layers.Layer):
         heads: int,
         dropout: float,
         time_rows: int,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._config = {
             "interests": interests,
@@ -51,7 +53,7 @@ class UserEncoder(keras.layers.Layer):
         self.user_projection = keras.layers.Dense(dim, name="f_u")
         self.item_projection = keras.layers.Dense(dim, name="f_o")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.cls_table = self.add_weight(
             name="cls_table",
             shape=[self.interests, self.dim],
@@ -102,5 +104,5 @@ class UserEncoder(keras.layers.Layer):
             self.item_projection(tokens[:, self.interests :]),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

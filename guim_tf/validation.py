@@ -1,15 +1,18 @@
 """Recall on validation users while training: the benchmark's CMP-L at the training cut-off."""
 
+import contextlib
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
-from guim_tf.data import Catalogue, history_at
+from guim_tf.data import history_at
 from guim_tf.evaluation import metrics
-from guim_tf.evaluation.protocol import ProtocolError, load_protocol
+from guim_tf.evaluation.protocol import Protocol, ProtocolError, load_protocol
 from guim_tf.evaluation.tasks import truths
 from guim_tf.keras_compat import keras
 from guim_tf.mixture import search_exact
@@ -31,8 +34,8 @@ class Validation:
     def __init__(self, dataset: str | pathlib.Path, cutoff: int, window: WindowConfig) -> None:
         self._catalogue = Catalogue(dataset)
         self._window = window
-        self._cutoff = cutoff
-        try:
+        self._protocol: Protocol | None = None
+        with contextlib.suppress(ProtocolError):  # nobody has events on both sides
             self._protocol = load_protocol(
                 dataset,
                 as_of=cutoff,
@@ -40,8 +43,6 @@ class Validation:
                 history_days=window.history_days,
                 splits=(names.VALIDATION,),
             )
-        except ProtocolError:
-            self._protocol = None
 
     @property
     def users(self) -> int:
@@ -50,28 +51,20 @@ class Validation:
 
     def recall(self, model: GUIM) -> float:
         """Mean recall@100 over the users, by exact search over the catalogue; needs a user."""
-        assert self._protocol is not None, "there is no validation user"
+        protocol = self._protocol
+        assert protocol is not None, "there is no validation user"
         items = tf.concat([model.encode_items(batch) for batch in self._catalogue.batches()], 0)
-        ranked = [
-            search_exact(self._encode(model, examples), items, min(K, len(self._catalogue)))[0]
-            for examples in self._batches()
-        ]
-        truth = truths(self._protocol)["CMP-L"]
+        ranked = []
+        for start in range(0, len(protocol), _USERS_AT_ONCE):
+            examples = tf.constant(
+                protocol.examples[start : start + _USERS_AT_ONCE], dtype=tf.string
+            )
+            as_of = tf.fill([len(examples)], tf.constant(protocol.as_of, tf.int64))
+            history = history_at(examples, as_of, protocol.schema, self._window)
+            users = model.encode_users(history, as_of)
+            ranked.append(search_exact(users, items, min(K, len(self._catalogue)))[0])
+        truth = truths(protocol)["CMP-L"]
         return metrics.mean(metrics.recall_at_k(np.concatenate(ranked), truth, K)).mean
-
-    def _batches(self) -> list[np.ndarray]:
-        examples = self._protocol.examples
-        return [
-            examples[start : start + _USERS_AT_ONCE]
-            for start in range(0, len(examples), _USERS_AT_ONCE)
-        ]
-
-    def _encode(self, model: GUIM, examples: np.ndarray) -> tf.Tensor:
-        as_of = tf.fill([len(examples)], tf.constant(self._cutoff, tf.int64))
-        history = history_at(
-            tf.constant(list(examples), tf.string), as_of, self._protocol.schema, self._window
-        )
-        return model.encode_users(history, as_of)
 
 
 class ValidationRecall(keras.callbacks.Callback):
@@ -83,5 +76,6 @@ class ValidationRecall(keras.callbacks.Callback):
         super().__init__()
         self._validation = validation
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
         logs[self.NAME] = self._validation.recall(self.model)

@@ -59,7 +59,7 @@ def draw_examples(protocol: Protocol, vectors: Vectors, *, seed: int) -> list[Ex
 
 def _example(protocol: Protocol, user: int, ranked: list[np.ndarray]) -> Example:
     catalogue = protocol.catalogue
-    titles = np.where(catalogue.titles == "", catalogue.item_ids, catalogue.titles)
+    titles = np.where(catalogue.title == "", catalogue.item_id, catalogue.title)
     known, bought = protocol.history.items[user], protocol.future.items[user]
 
     def item(row: int, timestamp: int | None = None) -> Item:

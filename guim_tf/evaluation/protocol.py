@@ -10,9 +10,9 @@ import datetime
 import pathlib
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from guim_tf import schema as names
+from guim_tf.catalogue import Catalogue
 from guim_tf.evaluation.ragged import Events, Ragged
 from guim_tf.evaluation.records import RecordError, read_records
 from guim_tf.schema import DAY, Schema
@@ -20,33 +20,6 @@ from guim_tf.schema import DAY, Schema
 
 class ProtocolError(ValueError):
     """A data set can't be evaluated as asked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Catalogue:
-    """The X candidates, in the order of `items.parquet`: a row of it is an item's id in here.
-
-    Attributes:
-      item_ids, titles, category_ids: `[X]` object, str ("" where there is none).
-      keys: `[X]` int64, `schema.fingerprint64(item_id)`.
-      counts: `[X]` int64, events before `Schema.as_of`.
-    """
-
-    item_ids: np.ndarray
-    keys: np.ndarray
-    titles: np.ndarray
-    category_ids: np.ndarray
-    counts: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def rows(self, keys: np.ndarray) -> np.ndarray:
-        """Catalogue rows of item keys, -1 for a key that is not in it."""
-        order = np.argsort(self.keys, kind="stable")
-        place = np.searchsorted(self.keys[order], keys)
-        rows = order[np.minimum(place, len(order) - 1)]
-        return np.where(self.keys[rows] == keys, rows, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +78,14 @@ def load_protocol(
             raise ProtocolError(f"{name} is {days}, expected a positive number of days.")
     schema = Schema.load(dataset)
     as_of = schema.as_of if as_of is None else as_of
-    catalogue = _read_catalogue(pathlib.Path(dataset, names.ITEMS_FILE))
+    catalogue = Catalogue(dataset)
     users: list[np.ndarray] = []
     examples: list[np.ndarray] = []
     histories: list[Events] = []
     futures: list[Events] = []
     pasts: list[Events] = []
     for batch in read_records(dataset, splits=splits, compression=schema.compression):
-        rows = catalogue.rows(batch.item_keys.values)
+        rows = catalogue.rows_of(batch.item_keys.values)
         if (rows < 0).any():
             user = batch.user_ids[batch.item_keys.owners[rows < 0][0]]
             raise RecordError(
@@ -155,27 +128,6 @@ def date(timestamp: int) -> str:
     """ISO text of a UTC timestamp; midnight is shown as the day alone."""
     moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
     return moment.strftime("%Y-%m-%d" if timestamp % DAY == 0 else "%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read_catalogue(path: pathlib.Path) -> Catalogue:
-    columns = ["item_id", "item_key", "title", "category_id", "count"]
-    try:
-        table = pq.read_table(path, columns=columns)
-    except FileNotFoundError as e:
-        raise RecordError(
-            f"{path} does not exist: build the data set again with `guim build-dataset`."
-        ) from e
-    except (OSError, ValueError, KeyError) as e:
-        raise RecordError(
-            f"{path} is not a catalogue with the columns {columns}: {e}. Build the data set again "
-            "with `guim build-dataset`."
-        ) from e
-    if not table.num_rows:
-        raise RecordError(f"{path} holds no items; expected at least one.")
-    ids, keys, titles, categories, counts = (
-        table.column(name).to_numpy(zero_copy_only=False) for name in columns
-    )
-    return Catalogue(ids, keys, titles, categories, counts)
 
 
 def _concatenate(parts: list[Events]) -> Events:

@@ -16,7 +16,7 @@ class Cell:
 
     @property
     def text(self) -> str:
-        return "–" if self.mean is None else number(self.mean)  # noqa: RUF001
+        return "–" if self.mean is None else number(self.mean)
 
     @property
     def interval(self) -> str:
@@ -86,7 +86,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """As `number`, always with a sign."""
-    return ("+" if value >= 0 else "−") + number(abs(value))  # noqa: RUF001
+    return ("+" if value >= 0 else "−") + number(abs(value))
 
 
 def _rows(methods: list[dict[str, Any]], columns: list[list[dict[str, Any]]]) -> list[Row]:

@@ -1,9 +1,10 @@
 """f_t: one vector a day of age (section 3.2)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from guim_tf import schema as names
-
 from guim_tf.keras_compat import keras, register
 
 
@@ -17,7 +18,7 @@ class TimeEmbedding(keras.layers.Layer):
       dim: size of a vector.
     """
 
-    def __init__(self, days: int, *, dim: int, **kwargs):
+    def __init__(self, days: int, *, dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.days = days
         self.dim = dim
@@ -34,5 +35,5 @@ class TimeEmbedding(keras.layers.Layer):
         """The vector of t0: `[1, dim]`."""
         return self.table(tf.constant([self.days]))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"days": self.days, "dim": self.dim}

@@ -1,5 +1,7 @@
 """One BERT layer (section 3.2; Devlin et al., 2018)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
@@ -19,7 +21,7 @@ class TransformerBlock(keras.layers.Layer):
       dropout: rate on attention weights and on both outputs.
     """
 
-    def __init__(self, dim: int, *, heads: int, dropout: float, **kwargs):
+    def __init__(self, dim: int, *, heads: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dim = dim
         self.heads = heads
@@ -45,7 +47,7 @@ class TransformerBlock(keras.layers.Layer):
         wide = self.contract(self.expand(tokens))
         return self.output_norm(tokens + self.output_dropout(wide, training=training))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "dim": self.dim,
             "heads": self.heads,

@@ -19,10 +19,10 @@ def lists(ragged):
 
 def test_catalogue_is_in_vocabulary_order(shop_protocol):
     catalogue = shop_protocol.catalogue
-    assert catalogue.item_ids.tolist() == ["A", "B", "D", "C", "E"]
-    assert catalogue.counts.tolist() == [3, 2, 2, 1, 0]
-    assert catalogue.titles[A] == "apple"
-    assert catalogue.rows(np.array([catalogue.keys[D], 12345])).tolist() == [D, -1]
+    assert catalogue.item_id.tolist() == ["A", "B", "D", "C", "E"]
+    assert catalogue.count.tolist() == [3, 2, 2, 1, 0]
+    assert catalogue.title[A] == "apple"
+    assert catalogue.rows_of(np.array([catalogue.item_key[D], 12345])).tolist() == [D, -1]
 
 
 def test_windows(shop_protocol):

@@ -197,7 +197,7 @@ def test_one_user_without_a_first_day(shop_writer, tmp_path):
     row = report.document["methods"][0]["tasks"]
     assert row["CMP-L"]["ndcg@20"] == {"mean": 1, "half_width": None, "users": 1}
     assert row["CMP-S"]["ndcg@20"] == {"mean": None, "half_width": None, "users": 0}
-    assert "–" in Page(report.html_path.read_text(encoding="utf-8")).text  # noqa: RUF001
+    assert "–" in Page(report.html_path.read_text(encoding="utf-8")).text
 
 
 def test_bad_input_is_one_line_and_writes_nothing(shop, shop_models, shop_writer, tmp_path, capsys):
@@ -268,7 +268,7 @@ def test_panels_of_curves():
 
 def test_numbers_as_printed():
     assert [number(x) for x in (0.47604, 1.0, 0.0)] == [".4760", "1.0000", ".0000"]
-    assert [signed(x) for x in (0.01, -0.135)] == ["+.0100", "−.1350"]  # noqa: RUF001
+    assert [signed(x) for x in (0.01, -0.135)] == ["+.0100", "−.1350"]
 
 
 def test_moments():

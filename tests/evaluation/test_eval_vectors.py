@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from guim_tf import encoders
 from guim_tf.evaluation import vectors as room
 from guim_tf.evaluation.interests import describe_interests
 from guim_tf.evaluation.ragged import ragged
-from guim_tf.evaluation.vectors import ModelError, Vectors, encode, rank_vectors
+from guim_tf.encoders import ModelError
+from guim_tf.evaluation.vectors import Vectors, encode, rank_vectors
 from guim_tf.schema import SchemaError
 
 A, B, D, C, E = range(5)
@@ -90,8 +92,8 @@ def test_items_go_in_by_name_and_in_batches(shop_protocol, monkeypatch):
         calls.append((item_id.numpy(), category_id.numpy(), title.numpy()))
         return {"item_embedding": tf.ones([len(item_id), 2])}
 
-    monkeypatch.setattr(room, "_BATCH", 2)
-    found = room.encode_items(
+    monkeypatch.setattr(encoders, "_BATCH", 2)
+    found = encoders.encode_items(
         double("encode_items", encode_items), shop_protocol.catalogue, progress=False
     )
     assert found.shape == (5, 2)
@@ -118,12 +120,12 @@ def test_items_go_in_by_name_and_in_batches(shop_protocol, monkeypatch):
 def test_answers_that_are_no_vectors(shop_protocol, outputs, message):
     model = double("encode_items", outputs)
     with pytest.raises(ModelError, match=message):
-        room.encode_items(model, shop_protocol.catalogue, progress=False)
+        encoders.encode_items(model, shop_protocol.catalogue, progress=False)
 
 
 def test_a_missing_signature_is_named(shop_protocol):
     with pytest.raises(ModelError, match=r"signatures \['serve'\], expected 'encode_items'"):
-        room.encode_items(double("serve", None), shop_protocol.catalogue, progress=False)
+        encoders.encode_items(double("serve", None), shop_protocol.catalogue, progress=False)
 
 
 def test_interests_by_hand():

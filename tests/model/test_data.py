@@ -8,10 +8,9 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
 from guim_tf.data import (
-    Catalogue,
-    DatasetError,
     cut_at,
     has_both_sides,
     history_at,
@@ -19,7 +18,7 @@ from guim_tf.data import (
     shard_files,
     training_cutoff,
 )
-from guim_tf.schema import Schema, SchemaError
+from guim_tf.schema import DatasetError, Schema, SchemaError
 
 DAY = 86_400
 

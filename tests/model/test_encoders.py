@@ -199,16 +199,16 @@ def test_sizes_are_those_of_table_3(interests, cls, batch):
     [
         (
             TimeEmbedding(7, dim=4),
-            lambda l: l(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
+            lambda layer: layer(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
         ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
-            lambda l: l(tf.ones([1, 2, 8]), present=tf.constant([[True, True]])),
+            lambda layer: layer(tf.ones([1, 2, 8]), present=tf.constant([[True, True]])),
         ),
-        (item_encoder(), lambda l: l(one_item(3, 2, [1]))),
+        (item_encoder(), lambda layer: layer(one_item(3, 2, [1]))),
         (
             user_encoder(),
-            lambda l: encode(l, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
+            lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
     ],
     ids=["time", "transformer", "item", "user"],

@@ -10,10 +10,11 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from guim_tf.artifacts import latest, versions
-from guim_tf.data import Catalogue, shard_files
+from guim_tf.catalogue import Catalogue
+from guim_tf.data import shard_files
+from guim_tf.encoders import encode_items
 from guim_tf.retrieval import (
     build_index,
-    encode_catalogue,
     main,
     read_vectors,
 )
@@ -27,7 +28,8 @@ def catalogue(shop_dataset) -> Catalogue:
 
 @pytest.fixture(scope="module")
 def items(shop_models, catalogue) -> np.ndarray:
-    return encode_catalogue(catalogue, latest(shop_models, "item_encoder"))
+    encoder = tf.saved_model.load(str(latest(shop_models, "item_encoder")))
+    return encode_items(encoder, catalogue, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,7 @@ def test_an_item_is_nearest_to_itself(shop_models, catalogue, items):
     answer = load(shop_models, "retrieval_exact")["nearest_items"](
         item_embedding=tf.constant(items[:9]), k=tf.constant(3)
     )
-    assert answer["item_id"].numpy()[:, 0].astype(str).tolist() == catalogue.item_id[:9]
+    assert answer["item_id"].numpy()[:, 0].astype(str).tolist() == catalogue.item_id[:9].tolist()
     np.testing.assert_allclose(answer["score"][:, 0], np.ones(9), rtol=1e-5)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from guim_tf import training
+from guim_tf import runs
 from guim_tf.config import Config, ConfigError, load, to_json
-from guim_tf.data import DatasetError
-from guim_tf.schema import SchemaError
-from guim_tf.training import configure, load_run, main, read_history, train
+from guim_tf.runs import load_run, read_history
+from guim_tf.schema import DatasetError, Schema, SchemaError
+from guim_tf.training import configure, main, train
 
 
 def test_a_run_learns_and_writes_what_it_saw(shop_run):
@@ -70,18 +70,18 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
     shop_dataset, shop_run, small_config, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    original = training.RunState.on_epoch_begin
+    original = runs.RunState.on_epoch_begin
 
     def killed_in_the_second_epoch(self, epoch, logs=None):
         if epoch == 1:
             raise _Killed
         original(self, epoch, logs)
 
-    monkeypatch.setattr(training.RunState, "on_epoch_begin", killed_in_the_second_epoch)
+    monkeypatch.setattr(runs.RunState, "on_epoch_begin", killed_in_the_second_epoch)
     with pytest.raises(_Killed):
         train(dataset=shop_dataset, run=run, config=small_config, progress=False)
     assert len(read_history(run)) == 1
-    monkeypatch.setattr(training.RunState, "on_epoch_begin", original)
+    monkeypatch.setattr(runs.RunState, "on_epoch_begin", original)
     train(dataset=shop_dataset, run=run, config=small_config, progress=False)
     resumed, straight = read_history(run), read_history(shop_run)
     assert [line["epoch"] for line in resumed] == [1, 2, 3]
@@ -147,7 +147,7 @@ def test_too_few_users_are_an_error_with_the_remedy(shop_dataset, small_config, 
 
 def test_a_run_of_another_data_set_is_refused(shop_run, shop_dataset, small_config, tmp_path):
     other = shutil.copytree(shop_dataset, tmp_path / "other")
-    schema = training.Schema.load(other)
+    schema = Schema.load(other)
     dataclasses.replace(schema, word_hash_rows=99).save(other)
     with pytest.raises(SchemaError, match="word_hash_rows: 8 != 99"):
         train(dataset=other, run=shop_run, config=small_config)

@@ -1,0 +1,351 @@
+"""guim embed-items, guim embed-users: an exported model over a data set -> a file of vectors.
+
+Each worker loads the SavedModel once and writes a Parquet part; the parts become one file that
+takes its name when it is complete. Rows keep the order of the catalogue or of the shards.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_pipelines import progress
+from beam_pipelines.errors import InputError
+from beam_pipelines.output import new_file
+from beam_pipelines.runner import make_options
+from beam_pipelines.settings import parse_time
+from guim_tf import schema
+
+INTERESTS = b"interests"  # metadata of a file of user vectors: C, and d below
+DIMENSION = b"dimension"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedResult:
+    """A Parquet file of ids and float32 vectors `[rows, interests * dimension]`."""
+
+    output: pathlib.Path
+    rows: int
+    interests: int
+    dimension: int
+
+
+def embed_items(
+    *,
+    model: str | pathlib.Path,
+    dataset: str | pathlib.Path,
+    output: str | pathlib.Path,
+    batch_size: int = 1024,
+    pipeline_options: Sequence[str] = (),
+) -> EmbedResult:
+    """Vectors of all items of a data set's catalogue: columns `item_id`, `item_embedding`.
+
+    Args:
+      model: `saved_models/<name>/<version>`, or `saved_models/<name>` for its latest version;
+        it needs the signature `encode_items`.
+      dataset: the folder whose `items.parquet` is embedded.
+      output: the Parquet file to write.
+      batch_size: items a call of the model.
+      pipeline_options: Beam's own flags.
+
+    Raises:
+      ValueError: the model or the data set is missing, or they don't fit each other.
+    """
+    dataset = pathlib.Path(dataset)
+    path, _ = _matching_model(model, dataset)
+    groups = pq.read_metadata(dataset / schema.ITEMS_FILE).num_row_groups
+    inputs = [(str(dataset / schema.ITEMS_FILE), group) for group in range(groups)]
+    job = _Job(str(path), "encode_items", "item_embedding", "item_id", batch_size)
+    return _run(job, inputs, pathlib.Path(output), "embed items", pipeline_options)
+
+
+def embed_users(
+    *,
+    model: str | pathlib.Path,
+    dataset: str | pathlib.Path,
+    output: str | pathlib.Path,
+    as_of: int | None = None,
+    batch_size: int = 256,
+    pipeline_options: Sequence[str] = (),
+) -> EmbedResult:
+    """Vectors of all users of both splits: columns `user_id`, `user_embedding`, `[C * d]` each.
+
+    Args:
+      model: as for `embed_items`; it needs the signature `encode_user_examples`.
+      dataset: the folder whose records are encoded.
+      output: the Parquet file to write; its metadata carry `interests` (C) and `dimension` (d).
+      as_of: cut-off in seconds; nothing at or after it is seen. Default: the schema's.
+      batch_size: users a call of the model.
+      pipeline_options: Beam's own flags.
+
+    Raises:
+      ValueError: as for `embed_items`, and for a record file that is cut off.
+    """
+    dataset = pathlib.Path(dataset)
+    path, found = _matching_model(model, dataset)
+    shards = [
+        (str(shard), 0)
+        for split in (schema.TRAIN, schema.VALIDATION)
+        for shard in sorted((dataset / split).glob("part-*.tfrecord*"))
+    ]
+    job = _Job(
+        str(path),
+        "encode_user_examples",
+        "user_embedding",
+        "user_id",
+        batch_size,
+        as_of=found.as_of if as_of is None else as_of,
+        compression=found.compression,
+    )
+    return _run(job, shards, pathlib.Path(output), "embed users", pipeline_options)
+
+
+# ------------------------------------------------------------------------------- the model
+
+
+def find_model(model: str | pathlib.Path) -> pathlib.Path:
+    """The SavedModel folder itself: `model`, or its highest numeric version."""
+    model = pathlib.Path(model)
+    if (model / "saved_model.pb").is_file():
+        return model
+    versions = [path for path in model.glob("*") if path.name.isdigit() and path.is_dir()]
+    if not versions:
+        raise InputError(
+            f"model {model} is neither a SavedModel nor a folder of numbered versions. "
+            "Make one with `guim export`."
+        )
+    return max(versions, key=lambda path: int(path.name))
+
+
+def _matching_model(
+    model: str | pathlib.Path, dataset: pathlib.Path
+) -> tuple[pathlib.Path, schema.Schema]:
+    path = find_model(model)
+    found = schema.Schema.load(dataset)
+    made_for = schema.Schema.load(path / "assets.extra")
+    made_for.require_match(found, mine=f"the model {path}", theirs=f"the data set {dataset}")
+    return path, found
+
+
+def _load_signature(path: str, name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
+    """The model and one of its signatures; the model must outlive the signature's use."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  registers the ops of the tokeniser
+
+    loaded = tf.saved_model.load(path)
+    if name not in loaded.signatures:
+        raise InputError(
+            f"The model {path} has no signature {name!r}; it has "
+            f"{', '.join(sorted(loaded.signatures)) or 'none'}."
+        )
+    return loaded, loaded.signatures[name]
+
+
+# ------------------------------------------------------------------------------- workers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What every worker must know. Parts go to `work`."""
+
+    model: str
+    signature: str
+    vector: str
+    id_column: str
+    batch_size: int
+    as_of: int = 0
+    compression: str = ""
+    work: str = ""
+
+
+class _Encode(beam.DoFn):
+    """(number, input) -> a Parquet part; a wrong input is returned as a message, not raised."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._model: tuple[Any, Callable[..., dict[str, Any]]] | None = None
+
+    def process(self, element: tuple[int, tuple[str, int]]) -> Iterator[int]:
+        number, part = element
+        read = _item_batches if self._job.id_column == "item_id" else _user_batches
+        work = pathlib.Path(self._job.work)
+        try:
+            if self._model is None:
+                self._model = _load_signature(self._job.model, self._job.signature)
+            path = work / f"part-{number:05d}"
+            _write_part(path, read(self._job, part), self._job, self._model[1])
+        except InputError as e:
+            (work / f"error-{number:05d}").write_text(str(e), encoding="utf-8")
+        yield number
+
+
+Batch = tuple[list[str], dict[str, Any]]
+
+
+def _item_batches(job: _Job, part: tuple[str, int]) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    path, group = part
+    columns = ["item_id", "category_id", "title"]
+    file = pq.ParquetFile(path)
+    for batch in file.iter_batches(job.batch_size, row_groups=[group], columns=columns):
+        values = batch.to_pydict()
+        inputs = {name: tf.constant(values[name], tf.string) for name in columns}
+        yield values["item_id"], inputs
+
+
+def _user_batches(job: _Job, part: tuple[str, int]) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    path = part[0]
+    ids = {schema.USER_ID: tf.io.FixedLenFeature([], tf.string)}
+    try:
+        records = tf.data.TFRecordDataset(path, compression_type=job.compression)
+        for examples in records.batch(job.batch_size):
+            users = tf.io.parse_example(examples, ids)[schema.USER_ID]
+            as_of = tf.fill(tf.shape(examples), tf.constant(job.as_of, tf.int64))
+            names = [user.decode("utf-8") for user in users.numpy()]
+            yield names, {"examples": examples, "as_of": as_of}
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
+        raise InputError(
+            f"{path} is not a whole file of records ({e.message}). "
+            "Make the data set again with `guim build-dataset`."
+        ) from e
+
+
+def _write_part(
+    path: pathlib.Path,
+    batches: Iterable[Batch],
+    job: _Job,
+    encode: Callable[..., dict[str, Any]],
+) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    writer: pq.ParquetWriter | None = None
+    rows = 0
+    for ids, inputs in batches:
+        vectors = encode(**inputs)[job.vector].numpy().astype(np.float32)
+        interests, dimension = (1, *vectors.shape[1:])[-2:]
+        size = interests * dimension
+        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, size)
+        kind = pa.schema([(job.id_column, pa.string()), (job.vector, column.type)]).with_metadata(
+            {INTERESTS: str(interests), DIMENSION: str(dimension)}
+        )
+        if writer is None:
+            writer = pq.ParquetWriter(unfinished, kind)
+        writer.write_table(pa.table([pa.array(ids, pa.string()), column], schema=kind))
+        rows += len(ids)
+        progress.report(path.parent / "progress", path.name, rows)
+    if writer is not None:
+        writer.close()
+        os.replace(unfinished, path.with_suffix(".parquet"))
+
+
+# ------------------------------------------------------------------------------- the job
+
+
+def _run(
+    job: _Job,
+    inputs: list[tuple[str, int]],
+    output: pathlib.Path,
+    label: str,
+    pipeline_options: Sequence[str],
+) -> EmbedResult:
+    if job.batch_size < 1:
+        raise InputError(f"batch_size is {job.batch_size}, expected a positive number.")
+    options = make_options(pipeline_options)
+    with new_file(output) as (unfinished, work):
+        job = dataclasses.replace(job, work=str(work))
+        with (
+            progress.stage(label, folder=work / "progress", unit="vectors"),
+            beam.Pipeline(options=options) as p,
+        ):
+            _ = (
+                p
+                | "Parts" >> beam.Create(list(enumerate(inputs)))
+                | "Spread" >> beam.Reshuffle()
+                | "Encode" >> beam.ParDo(_Encode(job))
+            )
+        for error in sorted(work.glob("error-*")):
+            raise InputError(error.read_text(encoding="utf-8"))
+        return _join_parts(sorted(work.glob("part-*.parquet")), unfinished, output)
+
+
+def _join_parts(
+    parts: list[pathlib.Path], unfinished: pathlib.Path, output: pathlib.Path
+) -> EmbedResult:
+    if not parts:
+        raise InputError("The data set holds nothing to embed.")
+    kind = pq.read_schema(parts[0])
+    rows = 0
+    with pq.ParquetWriter(unfinished, kind) as writer:
+        for part in parts:
+            file = pq.ParquetFile(part)
+            for batch in file.iter_batches(batch_size=8192):
+                writer.write_batch(batch)
+            rows += file.metadata.num_rows
+    return EmbedResult(output, rows, int(kind.metadata[INTERESTS]), int(kind.metadata[DIMENSION]))
+
+
+# ------------------------------------------------------------------------------- command line
+
+
+def main_items(argv: Sequence[str] | None = None) -> int:
+    """`guim embed-items`: 0, or 2 with one line on stderr."""
+    return _main(
+        "embed-items",
+        "Encode every item of a data set's catalogue with an exported item encoder.",
+        "guim embed-items --model saved_models/item_encoder --dataset datasets/demo \\\n"
+        "      --output vectors/items.parquet",
+        argv,
+    )
+
+
+def main_users(argv: Sequence[str] | None = None) -> int:
+    """`guim embed-users`: 0, or 2 with one line on stderr."""
+    return _main(
+        "embed-users",
+        "Encode every user of a data set, of both splits, with an exported user encoder.",
+        "guim embed-users --model saved_models/user_encoder --dataset datasets/demo \\\n"
+        "      --output vectors/users.parquet --as-of 2011-11-10",
+        argv,
+    )
+
+
+def _main(name: str, description: str, example: str, argv: Sequence[str] | None) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keeps the terminal for the progress
+    parser = argparse.ArgumentParser(
+        prog=f"guim {name}",
+        description=description,
+        epilog=f"example:\n  {example}\n\nOther flags are Beam's own (--runner ...).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="a model folder, or one of its versions")
+    parser.add_argument("--dataset", required=True, help="the data set folder")
+    parser.add_argument("--output", required=True, help="the Parquet file to write")
+    users = name == "embed-users"
+    if users:
+        parser.add_argument(
+            "--as-of", type=parse_time, help="cut-off (default: the data set's): ISO or seconds"
+        )
+    parser.add_argument(
+        "--batch-size", type=int, default=256 if users else 1024, help="rows a call of the model"
+    )
+    arguments, beam_flags = parser.parse_known_args(argv)
+    verb: Callable[..., EmbedResult] = embed_users if users else embed_items
+    try:
+        result = verb(**vars(arguments), pipeline_options=beam_flags)
+    except (ValueError, OSError) as e:
+        print(f"guim {name}: {e}", file=sys.stderr)
+        return 2
+    print(f"{result.output}: {result.rows:,} rows, {result.interests} x {result.dimension} float32")
+    return 0

@@ -1,0 +1,87 @@
+"""The items of a data set, row by row in the order of `items.parquet`."""
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from guim_tf import schema as names
+from guim_tf.schema import DatasetError
+
+
+class Catalogue:
+    """The X items of a data set folder; attributes are the columns of `items.parquet`.
+
+    item_id, category_id, title: `[X]` object, str; "" where there is none. item_key, item_index,
+    category_index, count: `[X]` int64.
+
+    Args:
+      folder: what `guim build-dataset` wrote.
+
+    Raises:
+      DatasetError: the file is missing, damaged or empty.
+    """
+
+    def __init__(self, folder: str | pathlib.Path) -> None:
+        path = pathlib.Path(folder, names.ITEMS_FILE)
+        if not path.is_file():
+            raise DatasetError(
+                f"{path} does not exist: {folder} is not a finished data set. "
+                "Make one with `guim build-dataset`."
+            )
+        try:
+            table = pq.read_table(path, columns=list(names.ITEM_COLUMNS))
+            columns = {name: table[name] for name in names.ITEM_COLUMNS}
+        except (OSError, ValueError, KeyError) as e:
+            raise DatasetError(
+                f"{path} is not a catalogue with the columns {', '.join(names.ITEM_COLUMNS)}: {e}. "
+                "Build the data set again with `guim build-dataset`."
+            ) from e
+        if not table.num_rows:
+            raise DatasetError(f"{path} holds no items; expected at least one.")
+        self.item_id, self.category_id, self.title = (
+            columns[name].to_numpy() for name in ("item_id", "category_id", "title")
+        )
+        self.item_key, self.item_index, self.category_index, self.count = (
+            columns[name].to_numpy()
+            for name in ("item_key", "item_index", "category_index", "count")
+        )
+        self._tokens = columns["title_tokens"].combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    def batches(self, size: int = 4096) -> Iterator[dict[str, tf.Tensor]]:
+        """Inputs of the item encoder, `size` items at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            tokens = self._tokens[rows]
+            titles = tf.RaggedTensor.from_row_lengths(
+                tf.constant(tokens.flatten().to_numpy(), tf.int64),
+                tokens.value_lengths().to_numpy(),
+            )
+            yield {
+                names.ITEM_INDEX: tf.constant(self.item_index[rows]),
+                names.CATEGORY_INDEX: tf.constant(self.category_index[rows]),
+                names.TITLE_TOKENS: titles.to_tensor(),
+            }
+
+    def rows_of(self, item_keys: np.ndarray) -> np.ndarray:
+        """Catalogue rows of item keys, -1 for keys that it does not hold (padding among them)."""
+        order = np.argsort(self.item_key, kind="stable")
+        position = np.searchsorted(self.item_key, item_keys, sorter=order)
+        rows = order[np.minimum(position, len(order) - 1)]
+        return np.where(self.item_key[rows] == item_keys, rows, -1)
+
+    def sampling_probability(self, item_rows: int) -> np.ndarray:
+        """How often one event is each row of the item table, for logQ: `[item_rows]` float32.
+
+        Items outside of the vocabulary share a row; its value is the mean over them, since that is
+        how often any one of them comes up.
+        """
+        counts = np.maximum(self.count, 1).astype(np.float64)
+        total = np.bincount(self.item_index, weights=counts, minlength=item_rows)
+        items = np.bincount(self.item_index, minlength=item_rows)
+        return (total / np.maximum(items, 1) / counts.sum()).astype(np.float32)

@@ -1,0 +1,97 @@
+"""What exported encoders say of a catalogue and of users, a batch at a time."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (the exported graphs tokenise with its ops)
+from tqdm import tqdm
+
+from guim_tf import artifacts
+from guim_tf.catalogue import Catalogue
+from guim_tf.schema import Schema
+
+_BATCH = 256  # users or items in one call of a model
+
+
+class ModelError(ValueError):
+    """A SavedModel does not answer as its contract says."""
+
+
+def load_encoder(
+    models: str | pathlib.Path, name: str, *, schema: Schema
+) -> tuple[pathlib.Path, tf.Module]:
+    """Loads the highest version of `<models>/<name>` once its schema is that of the data set."""
+    path = artifacts.latest(models, name)
+    Schema.load(path / artifacts.EXTRA).require_match(
+        schema, mine=f"The model in {path}", theirs="the data set"
+    )
+    try:
+        return path, tf.saved_model.load(str(path))
+    except (OSError, ValueError, tf.errors.OpError) as e:
+        raise ModelError(
+            f"{path} can't be loaded as a SavedModel: {e}. Write it again with `guim export`."
+        ) from e
+
+
+def encode_items(model: tf.Module, catalogue: Catalogue, *, progress: bool = True) -> np.ndarray:
+    """`[X, d]` float32 by the signature `encode_items`."""
+    call = _signature(model, "encode_items", "item_embedding", rank=2)
+    texts = {
+        "item_id": catalogue.item_id,
+        "category_id": catalogue.category_id,
+        "title": catalogue.title,
+    }
+    return _in_batches(
+        lambda part: call(**{name: tf.constant(x[part], tf.string) for name, x in texts.items()}),
+        len(catalogue),
+        "encoding items" if progress else None,
+    )
+
+
+def encode_users(
+    model: tf.Module, examples: np.ndarray, *, as_of: int, progress: bool
+) -> np.ndarray:
+    """`[U, C, d]` float32 by the signature `encode_user_examples`, from records `[U]`."""
+    call = _signature(model, "encode_user_examples", "user_embedding", rank=3)
+    return _in_batches(
+        lambda part: call(
+            examples=tf.constant(examples[part], tf.string),
+            as_of=tf.fill([len(examples[part])], tf.constant(as_of, tf.int64)),
+        ),
+        len(examples),
+        "encoding users" if progress else None,
+    )
+
+
+def _signature(model: tf.Module, name: str, output: str, *, rank: int) -> Callable[..., np.ndarray]:
+    """A signature as a function to its one output, checked to be finite numbers of that rank."""
+    if name not in model.signatures:
+        raise ModelError(
+            f"the SavedModel has the signatures {sorted(model.signatures)}, expected {name!r}. "
+            "Write it with `guim export`."
+        )
+    function = model.signatures[name]
+
+    def call(**inputs: tf.Tensor) -> np.ndarray:
+        outputs = function(**inputs)
+        if output not in outputs:
+            raise ModelError(f"{name} returns {sorted(outputs)}, expected {output!r}.")
+        vectors = outputs[output].numpy()
+        if vectors.ndim != rank:
+            raise ModelError(f"{name}: {output} has shape {vectors.shape}, expected rank {rank}.")
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"{name}: {output} holds NaN or infinity, expected numbers. The training run has "
+                "diverged: train again with a lower learning rate."
+            )
+        return vectors
+
+    return call
+
+
+def _in_batches(call: Callable[[slice], np.ndarray], count: int, title: str | None) -> np.ndarray:
+    starts = range(0, count, _BATCH)
+    bar = tqdm(starts, desc=title, unit="batch", disable=title is None)
+    return np.concatenate([call(slice(start, start + _BATCH)) for start in bar])

@@ -1,0 +1,170 @@
+"""A run folder: what one training leaves behind, and how it is resumed.
+
+It holds `config.json`, `schema.json`, `vocabularies/`, `checkpoints/` (the last epoch, to resume
+from), `best/` (weights of the best epoch, to export), `history.jsonl` (one line an epoch),
+`tensorboard/` and, when training is over, `result.json`.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from guim_tf.catalogue import Catalogue
+from guim_tf.config import Config, ConfigError, load, to_json
+from guim_tf.keras_compat import keras
+from guim_tf.model import GUIM, TableRows
+from guim_tf.schema import Schema
+from guim_tf.validation import ValidationRecall
+
+CONFIG_FILE = "config.json"
+HISTORY_FILE = "history.jsonl"
+RESULT_FILE = "result.json"
+BEST = "best"
+
+
+def prepare_run(
+    run: pathlib.Path, dataset: pathlib.Path, schema: Schema, config: Config, *, restart: bool
+) -> None:
+    """Makes the run folder, or checks that an existing one is of the same making."""
+    if restart and (run / CONFIG_FILE).is_file():
+        shutil.rmtree(run)
+    if (run / CONFIG_FILE).is_file():
+        mine = load(Config, run / CONFIG_FILE)
+        if mine != config:
+            raise ConfigError(
+                f"{run} was started with another configuration ({run / CONFIG_FILE}). Choose "
+                "another run folder, or throw the old run away with --restart."
+            )
+        Schema.load(run).require_match(schema, mine=f"The run {run}", theirs=f"{dataset}")
+        return
+    if run.exists() and any(run.iterdir()):
+        raise ConfigError(f"{run} is not empty and not a run folder. Choose another one.")
+    new = run.with_name(run.name + ".new")  # renamed when complete: a folder is a run or it is not
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(dataset / "vocabularies", new / "vocabularies")
+    schema.save(new)
+    write_whole(new / CONFIG_FILE, to_json(config))
+    new.replace(run)
+
+
+def build_model(schema: Schema, config: Config, catalogue: Catalogue | None = None) -> GUIM:
+    """A fresh model; `catalogue` gives the item frequencies for logQ."""
+    return GUIM(
+        TableRows.of(schema),
+        model=config.model,
+        loss=config.loss,
+        sampling_probability=None
+        if catalogue is None
+        else catalogue.sampling_probability(schema.item_rows),
+        seed=config.training.seed,
+    )
+
+
+def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
+    """The best weights of a run, with what they were trained by.
+
+    Raises:
+      ConfigError: the folder is no run, or no epoch has ended yet.
+    """
+    run = pathlib.Path(run)
+    best = tf.train.latest_checkpoint(str(run / BEST))
+    if best is None:
+        raise ConfigError(
+            f"{run} holds no trained weights: no epoch of `guim train` has ended there yet."
+        )
+    config = load(Config, run / CONFIG_FILE)
+    schema = Schema.load(run)
+    model = build_model(schema, config)
+    tf.train.Checkpoint(model=model).restore(
+        best
+    ).expect_partial().assert_existing_objects_matched()
+    return model, config, schema
+
+
+def read_history(run: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `history.jsonl`, one an epoch; a last line that a kill cut off is left out."""
+    path = pathlib.Path(run, HISTORY_FILE)
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+class RunState(keras.callbacks.Callback):
+    """Keeps what a run needs to be resumed: weights, optimiser, epoch, best epoch and its weights.
+
+    All of it is in one checkpoint, so a kill at any moment leaves the state of one epoch. Where
+    there is no validation the last epoch counts as the best.
+
+    Args:
+      run: the run folder.
+      model: compiled, with its variables made.
+      patience: epochs without a better validation recall before training stops.
+    """
+
+    def __init__(self, run: pathlib.Path, model: GUIM, *, patience: int) -> None:
+        super().__init__()
+        model.optimizer.build(model.trainable_variables)
+        self._run = run
+        self._patience = patience
+        self._started = time.monotonic()
+        self.epoch = tf.Variable(0, dtype=tf.int64)
+        self.best = tf.Variable(float("-inf"))
+        self.best_epoch = tf.Variable(0, dtype=tf.int64)
+        checkpoint = tf.train.Checkpoint(
+            model=model,
+            optimizer=model.optimizer,
+            epoch=self.epoch,
+            best=self.best,
+            best_epoch=self.best_epoch,
+        )
+        self._last = tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), max_to_keep=2)
+        self._best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model), str(run / BEST), max_to_keep=1
+        )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience has run out."""
+        return int(self.epoch) - int(self.best_epoch) >= self._patience
+
+    def resume(self) -> int:
+        """Restores the last checkpoint, if any; returns how many epochs are done."""
+        self._last.restore_or_initialize()
+        done = int(self.epoch)
+        if done:
+            lines = [json.dumps(line) + "\n" for line in read_history(self._run)[:done]]
+            write_whole(self._run / HISTORY_FILE, "".join(lines))
+            print(f"Resuming {self._run} after epoch {done}.", file=sys.stderr)
+        return done
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        done = epoch + 1
+        recall = logs.get(ValidationRecall.NAME)
+        if recall is None or recall > float(self.best):
+            self.best.assign(recall or 0.0)
+            self.best_epoch.assign(done)
+            self._best.save(checkpoint_number=done)
+        self.epoch.assign(done)
+        line = {"epoch": done, "seconds": round(time.monotonic() - self._started, 3)}
+        line |= {key: float(value) for key, value in logs.items()}
+        with (self._run / HISTORY_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._last.save(checkpoint_number=done)
+        self.model.stop_training = self.stopped
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,172 @@
+import dataclasses
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from beam_pipelines.build_dataset import build_dataset
+from beam_pipelines.embed import embed_items, embed_users, find_model, main_items, main_users
+from guim_tf import schema
+
+T0 = 1_700_006_400
+
+
+class TinyItems(tf.Module):
+    """Vectors that tell which inputs they were made from: lengths of id, category and title."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name=n) for n in ("item_id", "category_id", "title")
+        ]
+    )
+    def encode_items(self, item_id, category_id, title):
+        parts = [tf.strings.length(each) for each in (item_id, category_id, title)]
+        return {"item_embedding": tf.cast(tf.stack(parts, axis=1), tf.float32)}
+
+
+class TinyUsers(tf.Module):
+    """`[B, 2, 3]`: events before the cut-off, all events, and the place 0..5 in the vector."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="examples"),
+            tf.TensorSpec([None], tf.int64, name="as_of"),
+        ]
+    )
+    def encode_user_examples(self, examples, as_of):
+        times = tf.io.parse_example(examples, {"timestamp": tf.io.RaggedFeature(tf.int64)})
+        times = times["timestamp"]
+        before = tf.reduce_sum(tf.cast(times < as_of[:, None], tf.float32), axis=1)
+        every = tf.cast(times.row_lengths(), tf.float32)
+        place = tf.reshape(tf.range(6, dtype=tf.float32), [1, 2, 3])
+        return {"user_embedding": place + 100 * before[:, None, None] + 10 * every[:, None, None]}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("embed")
+    rows = [f"u{user},i{i},{T0 + i},T{'x' * i}" for user in range(7) for i in range(user + 1)]
+    (folder / "events.csv").write_text("\n".join(["user,item,time,title", *rows]) + "\n")
+    (folder / "m.json").write_text(
+        '{"events": {"files": ["events.csv"], "user_id": "user", "item_id": "item", '
+        '"timestamp": "time", "title": "title"}}'
+    )
+    return build_dataset(
+        mapping_file=folder / "m.json",
+        output=folder / "ds",
+        as_of=T0 + 3,
+        validation_share=0.4,
+        compression="GZIP",
+    ).output
+
+
+def save(module: tf.Module, folder: pathlib.Path, signature: str, dataset: pathlib.Path) -> None:
+    function = getattr(module, signature)
+    tf.saved_model.save(module, str(folder), signatures={signature: function})
+    (folder / "assets.extra").mkdir()
+    schema.Schema.load(dataset).save(folder / "assets.extra")
+
+
+@pytest.fixture(scope="module")
+def item_model(dataset) -> pathlib.Path:
+    folder = dataset.parent / "models" / "items"
+    save(TinyItems(), folder / "3", "encode_items", dataset)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def user_model(dataset) -> pathlib.Path:
+    folder = dataset.parent / "models" / "users"
+    save(TinyUsers(), folder / "1", "encode_user_examples", dataset)
+    return folder
+
+
+def vectors(path: pathlib.Path, column: str) -> np.ndarray:
+    return np.array(pq.read_table(path)[column].to_pylist(), np.float32)
+
+
+def test_items_come_in_catalogue_order(dataset, item_model, tmp_path):
+    output = tmp_path / "v" / "items.parquet"
+    result = embed_items(model=item_model, dataset=dataset, output=output, batch_size=3)
+    assert (result.rows, result.interests, result.dimension) == (7, 1, 3)
+    catalogue = pq.read_table(dataset / "items.parquet").to_pydict()
+    table = pq.read_table(output)
+    assert table["item_id"].to_pylist() == catalogue["item_id"]
+    expected = [[2, 0, len(title)] for title in catalogue["title"]]
+    assert vectors(output, "item_embedding").tolist() == expected
+    assert str(table.schema.field("item_embedding").type) == "fixed_size_list<element: float>[3]"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["items.parquet"]
+
+
+@pytest.mark.parametrize("as_of", [None, T0 + 5])
+def test_users_of_both_splits_up_to_the_cut_off(dataset, user_model, tmp_path, as_of):
+    """User u has u + 1 events at T0, T0 + 1, ...; the schema's cut-off is T0 + 3."""
+    output = tmp_path / "users.parquet"
+    result = embed_users(
+        model=user_model, dataset=dataset, output=output, as_of=as_of, batch_size=2
+    )
+    assert (result.rows, result.interests, result.dimension) == (7, 2, 3)
+    table = pq.read_table(output)
+    found = dict(zip(table["user_id"].to_pylist(), vectors(output, "user_embedding"), strict=True))
+    for user in range(7):
+        events, seen = user + 1, min(user + 1, 3 if as_of is None else 5)
+        expected = np.arange(6) + 100 * seen + 10 * events
+        np.testing.assert_array_equal(found[f"u{user}"], expected)
+    assert table.schema.metadata[b"interests"] == b"2"
+    assert table.schema.metadata[b"dimension"] == b"3"
+
+
+def test_the_highest_version_is_used(item_model, tmp_path):
+    assert find_model(item_model) == item_model / "3"
+    assert find_model(item_model / "3") == item_model / "3"
+    for version in ("2", "10", "temp"):
+        (tmp_path / version).mkdir()
+    assert find_model(tmp_path).name == "10"
+    with pytest.raises(ValueError, match="neither a SavedModel nor"):
+        find_model(tmp_path / "temp")
+
+
+def test_a_model_of_another_data_set_is_refused(dataset, item_model, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (dataset / "schema.json").read_text()
+    made = schema.Schema.from_json(text)
+    dataclasses.replace(made, max_title_tokens=3).save(other)
+    (other / "items.parquet").write_bytes((dataset / "items.parquet").read_bytes())
+    with pytest.raises(schema.SchemaError, match="max_title_tokens: 16 != 3"):
+        embed_items(model=item_model, dataset=other, output=tmp_path / "v.parquet")
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_a_wrong_signature_and_a_cut_off_shard_leave_nothing(
+    dataset, item_model, user_model, tmp_path, capsys
+):
+    arguments = ["--dataset", str(dataset), "--output", str(tmp_path / "v.parquet")]
+    assert main_users(["--model", str(item_model), *arguments]) == 2
+    assert "has no signature 'encode_user_examples'; it has encode_items" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+    shutil.copytree(dataset, tmp_path / "cut")
+    shard = max((tmp_path / "cut").glob("train/*"), key=lambda path: path.stat().st_size)
+    shard.write_bytes(shard.read_bytes()[:-12])
+    arguments[1] = str(tmp_path / "cut")
+    assert main_users(["--model", str(user_model), *arguments]) == 2
+    assert f"{shard} is not a whole file of records" in capsys.readouterr().err
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_the_commands_write_what_the_functions_do(
+    dataset, item_model, user_model, tmp_path, capsys
+):
+    for main, model, column in (
+        (main_items, item_model, "item_embedding"),
+        (main_users, user_model, "user_embedding"),
+    ):
+        output = tmp_path / f"{column}.parquet"
+        arguments = ["--model", str(model), "--dataset", str(dataset), "--output", str(output)]
+        assert main([*arguments, "--batch-size", "4"]) == 0
+        assert "7 rows" in capsys.readouterr().out
+        assert len(vectors(output, column)) == 7

@@ -1,0 +1,210 @@
+"""Starting and stopping: what is found, what is refused, and the process as an operator sees it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import grpc
+import pytest
+from serving_testing import make_request
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from serving import server
+
+TIMEOUT = 60
+
+
+@contextlib.contextmanager
+def running(models, *, drain_seconds):
+    """(process, address) of `guim serve` when it says that it is ready."""
+    arguments = ["--models", str(models), "--model", "item_encoder", "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.server", *arguments, f"--drain-seconds={drain_seconds}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline()]
+        while not lines[-1].startswith("ready at "):
+            assert lines[-1], process.stderr.read()
+            lines.append(process.stdout.readline())
+        assert lines[0].startswith("loading item_encoder version 12 (1 of 1)")
+        assert lines[-1].endswith(": item_encoder/12\n")
+        yield process, lines[-1].removeprefix("ready at ").partition(": ")[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+@contextlib.contextmanager
+def hold(address, folder):
+    """(the future of a request that is running, the pipe whose reading lets it end)."""
+    started, release = folder / "started", folder / "release"
+    os.mkfifo(started)
+    os.mkfifo(release)
+    request = make_request("item_encoder", "gate", started=str(started), release=str(release))
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        held = stub.Predict.future(request, TIMEOUT)
+        assert started.read_bytes() == b"running"
+        yield held, release
+
+
+def refusal(address: str) -> grpc.StatusCode:
+    """The status of the first request that a draining server refuses."""
+    with grpc.insecure_channel(address) as channel:
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        while True:
+            try:
+                predict(make_request("item_encoder", item_id=["a"]), TIMEOUT)
+            except grpc.RpcError as e:
+                return e.code()
+
+
+class TestDiscover:
+    def names(self, **arguments):
+        return [(v.name, v.version) for v in server.discover(**arguments)]
+
+    def test_the_latest_version_of_each_model(self, models):
+        assert self.names(model_folder=models) == [("item_encoder", 12), ("retrieval", 2)]
+
+    def test_all_versions(self, models):
+        assert self.names(model_folder=models, all_versions=True) == [
+            ("item_encoder", 3),
+            ("item_encoder", 12),
+            ("retrieval", 2),
+        ]
+
+    def test_chosen_models(self, models):
+        assert self.names(model_folder=models, models=["retrieval"]) == [("retrieval", 2)]
+
+    def test_an_unknown_model_is_refused_with_those_there_are(self, models):
+        with pytest.raises(server.ServeError, match=r"empty has no versions.*item_encoder, ret"):
+            server.discover(model_folder=models, models=["empty"])
+
+    def test_an_absent_folder_is_refused(self, tmp_path):
+        with pytest.raises(server.ServeError, match=r"does not exist.*guim export"):
+            server.discover(model_folder=tmp_path / "absent")
+
+    def test_a_folder_without_models_is_refused(self, tmp_path):
+        with pytest.raises(server.ServeError, match=r"no models, expected .*saved_model\.pb"):
+            server.discover(model_folder=tmp_path)
+
+
+class TestServe:
+    def test_the_steps_are_reported(self, models):
+        lines = []
+        handle = server.serve(
+            model_folder=models, models=["retrieval"], port=0, progress=lines.append
+        )
+        handle.stop()
+
+        assert lines[0].startswith("loading retrieval version 2 (1 of 1) from ")
+        assert (
+            "1 warm-up requests, signatures: nearest_items, recommend, serving_default" in lines[1]
+        )
+
+    def test_it_listens_on_loopback(self, handle):
+        assert handle.address == f"127.0.0.1:{handle.port}"
+
+    def test_a_taken_port_is_refused_before_models_are_loaded(self, models):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            lines = []
+            with pytest.raises(server.ServeError, match=r"Can't listen.* port \d+: .*--port"):
+                server.serve(
+                    model_folder=models, port=other.getsockname()[1], progress=lines.append
+                )
+        assert lines == []
+
+    def test_two_servers_never_share_a_port(self, models, handle):
+        with pytest.raises(server.ServeError, match="Can't listen"):
+            server.serve(model_folder=models, port=handle.port)
+
+    def test_a_broken_model_is_reported_and_the_others_are_served(self, models, tmp_path):
+        shutil.copytree(models / "item_encoder/3", tmp_path / "item_encoder/3")
+        (tmp_path / "broken/5").mkdir(parents=True)
+        handle = server.serve(model_folder=tmp_path, port=0)
+        with grpc.insecure_channel(handle.address) as channel:
+            predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+            assert predict(make_request("item_encoder", item_id=["a"]), TIMEOUT).outputs
+            with pytest.raises(grpc.RpcError) as error:
+                predict(make_request("broken", item_id=["a"]), TIMEOUT)
+            assert error.value.code() == grpc.StatusCode.NOT_FOUND
+            request = get_model_status_pb2.GetModelStatusRequest()
+            request.model_spec.name = "broken"
+            stub = model_service_pb2_grpc.ModelServiceStub(channel)
+            (status,) = stub.GetModelStatus(request, TIMEOUT).model_version_status
+        handle.stop()
+
+        assert (status.version, status.state) == (5, 50)  # END
+        assert status.status.error_code == 9  # FAILED_PRECONDITION
+        assert "no saved_model.pb" in status.status.error_message
+
+    def test_nothing_that_loads_is_an_error(self, tmp_path):
+        (tmp_path / "broken/5").mkdir(parents=True)
+        with pytest.raises(server.ServeError, match=r"None of .* broken version 5: .*pb"):
+            server.serve(model_folder=tmp_path, port=0)
+
+
+class TestMain:
+    def test_what_can_not_be_served_is_said_in_one_line(self, tmp_path, capsys):
+        assert server.main(["--models", str(tmp_path), "--port", "0"]) == 2
+        assert capsys.readouterr().err.startswith(f"guim serve: {tmp_path} holds no models")
+
+    @pytest.mark.parametrize("flag", ["--max-workers", "--max-message-mb", "--drain-seconds"])
+    def test_impossible_numbers_are_refused(self, flag, capsys):
+        with pytest.raises(SystemExit):
+            server.main([flag, "-1"])
+        assert flag in capsys.readouterr().err
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_lets_the_running_request_finish(self, models, tmp_path, number):
+        with (
+            running(models, drain_seconds=60) as (process, address),
+            hold(address, tmp_path) as (
+                held,
+                release,
+            ),
+        ):
+            process.send_signal(number)
+            assert process.stdout.readline() == "draining\n"
+            # Cancelled: a request that met the closing of a connection half way.
+            assert refusal(address) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+            assert release.read_bytes() == b"released"
+            assert held.result().outputs["done"].bool_val == [True]
+            output, errors = process.communicate(timeout=TIMEOUT)
+            assert (process.returncode, output) == (0, "stopped\n")
+            assert errors == ""  # neither TensorFlow nor gRPC chatters on the terminal
+
+    def test_a_request_that_overruns_the_drain_is_cut_off(self, models, tmp_path):
+        with (
+            running(models, drain_seconds=0.1) as (process, address),
+            hold(address, tmp_path) as (
+                held,
+                _,
+            ),
+        ):
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=TIMEOUT)
+            assert (process.returncode, output) == (
+                1,
+                "draining\nstopped before all requests were answered\n",
+            )
+            assert held.exception().code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.CANCELLED,
+            )
