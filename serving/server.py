@@ -25,6 +25,7 @@ from serving.workers import Workers
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8500  # TF Serving's
 _FLUSH_SECONDS = 1.0  # for answers on their way out; ends at once unless somebody watches health
+_SIGNAL_SECONDS = 0.2  # a signal may reach another thread, and then it does not wake the main one
 _PORT_TAKEN = (
     "Can't listen at {host}, port {port}: {error}. Is another server there? "
     "Choose another --port, or 0 for any free one."
@@ -250,11 +251,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--max-message-mb and --max-workers must be 1 or more, --drain-seconds 0")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     stopped = threading.Event()
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int, frame: object) -> None:
         stopped.set()
-        signal.signal(number, before[signal.Signals(number)])  # a second one does not wait
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
 
     try:
         handle = serve(
@@ -270,13 +270,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServeError as e:
         print(f"guim serve: {e}", file=sys.stderr)
         return 2
-    for number in before:
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if not _is_loopback(arguments.host):
         _print(f"note: {arguments.host} is reachable from other machines, without encryption")
     served = ", ".join(f"{s.name}/{s.version}" for s in handle.states if s.servable)
     _print(f"ready at {handle.address}: {served}")
-    stopped.wait()
+    while not stopped.wait(_SIGNAL_SECONDS):
+        pass
     _print("draining")
     if not handle.stop(drain_seconds=arguments.drain_seconds):
         _print("stopped before all requests were answered")

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import encoders
+from guim_tf.encoders import ModelError
 from guim_tf.evaluation import vectors as room
 from guim_tf.evaluation.interests import describe_interests
 from guim_tf.evaluation.ragged import ragged
-from guim_tf.encoders import ModelError
 from guim_tf.evaluation.vectors import Vectors, encode, rank_vectors
 from guim_tf.schema import SchemaError
 

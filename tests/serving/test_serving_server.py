@@ -174,10 +174,7 @@ class TestMain:
     def test_a_signal_lets_the_running_request_finish(self, models, tmp_path, number):
         with (
             running(models, drain_seconds=60) as (process, address),
-            hold(address, tmp_path) as (
-                held,
-                release,
-            ),
+            hold(address, tmp_path) as (held, release),
         ):
             process.send_signal(number)
             assert process.stdout.readline() == "draining\n"
@@ -193,10 +190,7 @@ class TestMain:
     def test_a_request_that_overruns_the_drain_is_cut_off(self, models, tmp_path):
         with (
             running(models, drain_seconds=0.1) as (process, address),
-            hold(address, tmp_path) as (
-                held,
-                _,
-            ),
+            hold(address, tmp_path) as (held, _),
         ):
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=TIMEOUT)
