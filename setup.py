@@ -41,6 +41,7 @@ setup(
     extras_require={
         "dev": [
             "pytest>=8",
+            "pytest-timeout>=2.3",  # a server test that hangs must fail
             "ruff>=0.5",
             "mypy>=1.10",
         ]

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"guim: unknown command {arguments[0]!r}\n\n{usage()}", end="", file=sys.stderr)
         return 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; before TensorFlow loads
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports missing GPUs as errors
     module, function = COMMANDS[arguments[0]][0].split(":")
     return getattr(importlib.import_module(module), function)(arguments[1:])
 

@@ -153,6 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guim recommend",
         description="Recommendations for users of a data set, from a running server.",
+        epilog="examples:\n"
+        "  guim recommend --dataset work/dataset --user 17850.0 --exclude-seen\n"
+        "  guim recommend --dataset work/dataset --random 5 --json --server 127.0.0.1:8500\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, metavar="DIR", help="of guim build-dataset")
     parser.add_argument(

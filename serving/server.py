@@ -210,7 +210,12 @@ def _load(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="guim serve", description="Serve exported models over TF Serving's gRPC protocol."
+        prog="guim serve",
+        description="Serve exported models over TF Serving's gRPC protocol.",
+        epilog="examples:\n"
+        "  guim serve --models saved_models\n"
+        "  guim serve --models saved_models --model retrieval_exact --port 0\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--models", default="saved_models", metavar="DIR", help="holds <name>/<version>/"
