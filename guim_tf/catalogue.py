@@ -74,14 +74,3 @@ class Catalogue:
         position = np.searchsorted(self.item_key, item_keys, sorter=order)
         rows = order[np.minimum(position, len(order) - 1)]
         return np.where(self.item_key[rows] == item_keys, rows, -1)
-
-    def sampling_probability(self, item_rows: int) -> np.ndarray:
-        """How often one event is each row of the item table, for logQ: `[item_rows]` float32.
-
-        Items outside of the vocabulary share a row; its value is the mean over them, since that is
-        how often any one of them comes up.
-        """
-        counts = np.maximum(self.count, 1).astype(np.float64)
-        total = np.bincount(self.item_index, weights=counts, minlength=item_rows)
-        items = np.bincount(self.item_index, minlength=item_rows)
-        return (total / np.maximum(items, 1) / counts.sum()).astype(np.float32)

@@ -10,7 +10,7 @@ class BatchItems(NamedTuple):
     """Every event of a batch as a candidate. E is the number of events of all users.
 
     vector: `[E, d]`; owner: `[E]` int32, the user's row in the batch; key: `[E]` int64, equality of
-    items; probability: `[E]`, how often one event is that item (for logQ).
+    items; probability: `[E]`, how often one candidate is that item (for logQ).
     """
 
     vector: tf.Tensor

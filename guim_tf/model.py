@@ -48,8 +48,8 @@ class GUIM(tfrs.Model):
       rows: sizes of the tables, `TableRows.of(schema)`.
       model: sizes of the network.
       loss: the two InfoNCE losses.
-      sampling_probability: `[rows.items]`, how often one event is each row of the item table
-        (`Catalogue.sampling_probability`); needed where `loss.logq` is on.
+      sampling_probability: `[rows.items]`, how often one candidate of the softmax is each row of
+        the item table (`measure_candidates`); needed where `loss.logq` is on.
       seed: of masking and of the draw of negatives. Initial weights and dropout follow
         `keras.utils.set_random_seed`.
     """

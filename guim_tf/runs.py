@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ConfigError, load, to_json
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
@@ -52,15 +52,15 @@ def prepare_run(
     new.replace(run)
 
 
-def build_model(schema: Schema, config: Config, catalogue: Catalogue | None = None) -> GUIM:
-    """A fresh model; `catalogue` gives the item frequencies for logQ."""
+def build_model(
+    schema: Schema, config: Config, sampling_probability: np.ndarray | None = None
+) -> GUIM:
+    """A fresh model by a configuration; see `GUIM` for `sampling_probability`."""
     return GUIM(
         TableRows.of(schema),
         model=config.model,
         loss=config.loss,
-        sampling_probability=None
-        if catalogue is None
-        else catalogue.sampling_probability(schema.item_rows),
+        sampling_probability=sampling_probability,
         seed=config.training.seed,
     )
 

@@ -9,7 +9,6 @@ import sys
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ConfigError, from_dict, load
 from guim_tf.data import (
     cut_batches,
@@ -28,8 +27,11 @@ from guim_tf.runs import (
     read_history,
     write_whole,
 )
+from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.validation import Validation, ValidationRecall
+
+_MEASURED_TOGETHER = 256  # users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +85,9 @@ def train(
 
     keras.utils.set_random_seed(config.training.seed)
     cutoff = training_cutoff(schema, config.window)
-    users = _count_users(dataset, cutoff, config)
-    steps = users // config.training.batch_size
-    model = build_model(schema, config, Catalogue(dataset))
+    candidates = _measure(dataset, schema, cutoff, config)
+    steps = candidates.users // config.training.batch_size
+    model = build_model(schema, config, candidates.probability)
     model.compile(
         optimizer=build_optimizer(config.training, total_steps=steps * config.training.epochs)
     )
@@ -116,7 +118,7 @@ def train(
         epochs=int(state.epoch),
         best_epoch=int(state.best_epoch),
         best=float(state.best) if validation.users else None,
-        users=users,
+        users=candidates.users,
         validation_users=validation.users,
         steps=steps * int(state.epoch),
         parameters=sum(int(tf.size(v)) for v in model.trainable_variables),
@@ -142,17 +144,23 @@ def _passes(
     return cut_batches(rest, schema, config.window)
 
 
-def _count_users(dataset: str | pathlib.Path, cutoff: int, config: Config) -> int:
+def _measure(
+    dataset: str | pathlib.Path, schema: Schema, cutoff: int, config: Config
+) -> Candidates:
     records = load_records(dataset, names.TRAIN, cutoff, config.window)
-    users = int(records.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
-    if users < config.training.batch_size:
+    found = measure_candidates(
+        cut_batches(records.batch(_MEASURED_TOGETHER), schema, config.window),
+        item_rows=schema.item_rows,
+        negatives_per_user=config.loss.negatives_per_user,
+    )
+    if found.users < config.training.batch_size:
         raise DatasetError(
-            f"{users} training users of {dataset} have an event both in the "
+            f"{found.users} training users of {dataset} have an event both in the "
             f"{config.window.history_days} days before the cut-off and in the "
             f"{config.window.target_days} days from it; a batch needs "
             f"{config.training.batch_size}. Use a longer log, longer windows or smaller batches."
         )
-    return users
+    return found
 
 
 def configure(config: Config, settings: list[str]) -> Config:

@@ -27,6 +27,7 @@ LAYERS = (
         "layers",
         "mixture",
         "lookup",
+        "sampling",
         "artifacts",
         "optimizers",
     ),

@@ -161,16 +161,3 @@ def test_catalogue_rows_of_keys(shop_dataset):
     keys = np.array([catalogue.item_key[3], 0, catalogue.item_key[0], 12345])
     assert catalogue.rows_of(keys).tolist() == [3, -1, 0, -1]
     assert names.fingerprint64(catalogue.item_id[3]) == catalogue.item_key[3]
-
-
-def test_sampling_probability_is_how_often_an_event_is_that_item(shop_dataset):
-    catalogue, schema = Catalogue(shop_dataset), Schema.load(shop_dataset)
-    probability = catalogue.sampling_probability(schema.item_rows)
-    assert probability.shape == (schema.item_rows,)
-    total = np.maximum(catalogue.count, 1).sum()
-    best = catalogue.item_index[0]
-    np.testing.assert_allclose(probability[best], catalogue.count[0] / total, rtol=1e-5)
-    # what is never bought before the cut comes up as seldom as what was bought once
-    unseen = catalogue.item_index == names.UNKNOWN_ROW
-    assert unseen.any()
-    np.testing.assert_allclose(probability[names.UNKNOWN_ROW], 1 / total, rtol=1e-5)
