@@ -213,7 +213,9 @@ class TrainingConfig:
     warmup_share: float = 0.1  # of all steps; then linear decay to zero
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    patience: int = 10  # epochs with no better validation recall before stopping
+    # Epochs with no better validation recall before stopping; the best one's weights are exported.
+    # Null trains all epochs and exports the last, when the learning rate has come down to zero.
+    patience: int | None = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -223,7 +225,12 @@ class TrainingConfig:
         _check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
         _check(self.weight_decay >= 0, self, "weight_decay", "zero or more")
         _check(self.clip_norm > 0, self, "clip_norm", "a positive norm")
-        _check(self.patience >= 1, self, "patience", "a positive number")
+        _check(
+            self.patience is None or self.patience >= 1,
+            self,
+            "patience",
+            "a positive number or null",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

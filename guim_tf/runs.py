@@ -99,15 +99,16 @@ class RunState(keras.callbacks.Callback):
     """Keeps what a run needs to be resumed: weights, optimiser, epoch, best epoch and its weights.
 
     All of it is in one checkpoint, so a kill at any moment leaves the state of one epoch. Where
-    there is no validation the last epoch counts as the best.
+    there is no validation, or no patience, the last epoch counts as the best.
 
     Args:
       run: the run folder.
       model: compiled, with its variables made.
-      patience: epochs without a better validation recall before training stops.
+      patience: epochs without a better validation recall before training stops; None never stops
+        and takes the last epoch for the best.
     """
 
-    def __init__(self, run: pathlib.Path, model: GUIM, *, patience: int) -> None:
+    def __init__(self, run: pathlib.Path, model: GUIM, *, patience: int | None) -> None:
         super().__init__()
         model.optimizer.build(model.trainable_variables)
         self._run = run
@@ -131,7 +132,8 @@ class RunState(keras.callbacks.Callback):
     @property
     def stopped(self) -> bool:
         """Whether patience has run out."""
-        return int(self.epoch) - int(self.best_epoch) >= self._patience
+        waited = int(self.epoch) - int(self.best_epoch)
+        return self._patience is not None and waited >= self._patience
 
     def resume(self) -> int:
         """Restores the last checkpoint, if any; returns how many epochs are done."""
@@ -150,7 +152,7 @@ class RunState(keras.callbacks.Callback):
         assert logs is not None
         done = epoch + 1
         recall = logs.get(ValidationRecall.NAME)
-        if recall is None or recall > float(self.best):
+        if recall is None or self._patience is None or recall > float(self.best):
             self.best.assign(recall or 0.0)
             self.best_epoch.assign(done)
             self._best.save(checkpoint_number=done)

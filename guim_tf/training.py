@@ -38,8 +38,8 @@ _MEASURED_TOGETHER = 256  # users
 class TrainResult:
     """What came of a run.
 
-    epochs: epochs trained, all sessions together; best_epoch: counted from 1; best: its validation
-    recall@100, or None where no validation user has an event on each side of T; minutes: time spent
+    epochs: epochs trained, all sessions together; best_epoch: the one to export, counted from 1;
+    best: its validation recall@100, or None where no validation user has an event on each side of T; minutes: time spent
     in epochs, all sessions together.
     """
 

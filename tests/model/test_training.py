@@ -139,6 +139,16 @@ def test_training_stops_when_patience_has_run_out(shop_dataset, small_config, tm
     assert again == result
 
 
+def test_without_patience_the_last_epoch_is_exported(shop_dataset, small_config, tmp_path):
+    config = configure(
+        small_config,
+        ["training.epochs=3", "training.patience=null", "training.learning_rate=1e-12"],
+    )
+    result = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    assert result.epochs == result.best_epoch == 3
+    assert result.best == pytest.approx(read_history(tmp_path / "run")[-1]["val_recall@100"])
+
+
 def test_too_few_users_are_an_error_with_the_remedy(shop_dataset, small_config, tmp_path):
     config = configure(small_config, ["training.batch_size=5000"])
     with pytest.raises(DatasetError, match="a batch needs 5000. Use a longer log"):
