@@ -36,11 +36,11 @@ _MEASURED_TOGETHER = 256  # users
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What came of a run.
+    """What came of a run, over all the sessions that it took.
 
-    epochs: epochs trained, all sessions together; best_epoch: the one to export, counted from 1;
-    best: its validation recall@100, or None where no validation user has an event on each side of T; minutes: time spent
-    in epochs, all sessions together.
+    epochs: epochs trained; best_epoch: the one to export, counted from 1; best: its validation
+    recall@100, or None where no validation user has an event on each side of T; minutes: time spent
+    in epochs.
     """
 
     run: str
