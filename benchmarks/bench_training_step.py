@@ -48,7 +48,7 @@ def main() -> None:
         mapping = synthetic.generate(output=folder / "input", users=600, items=1500)
         build_dataset(mapping_file=mapping, output=folder / "dataset")
         schema = Schema.load(folder / "dataset")
-        batches = list(load_dataset(folder / "dataset", shuffle_seed=0).take(6))
+        batches = list(load_dataset(folder / "dataset").take(6))
     model = GUIM(TableRows.of(schema), loss=LossConfig(logq=True))
     model.compile(optimizer=build_optimizer(TrainingConfig(), total_steps=1000))
 

@@ -148,6 +148,7 @@ class ModelConfig:
     heads: int = 2  # the paper gives none; 64 dimensions a head, as in BERT
     dropout: float = 0.1
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
+    norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
     time_rows: int = 365  # one row a day of age; one more is t0's
 
     def __post_init__(self) -> None:
@@ -177,10 +178,17 @@ class LossConfig:
     # the paper's K = 31 at its batch of 32; null takes every item of every other user.
     negatives_per_user: int | None = 1
     logq: bool = False  # correct the scores for how often an item comes up as a negative
+    # Share of events whose item id is hidden in training, so that category and title learn to stand
+    # for it: what a new item is found by.
+    id_dropout: float = 0.0
+    # Weight, a target, of the mean squared cosine between the user's interests: keeps them apart.
+    diversity: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.alpha > 0, self, "alpha", "a positive scale")
         _check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
+        _check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
+        _check(self.diversity >= 0, self, "diversity", "zero or more")
         _check(
             self.negatives_per_user is None or self.negatives_per_user >= 1,
             self,
@@ -197,6 +205,8 @@ class WindowConfig:
     target_days: int = 31  # D2
     max_length: int = 128  # most recent events of the history that the encoder sees
     max_targets: int = 64  # first targets after T
+    # Train on a new T for each user in each pass, at one of his purchases, not on one T for all.
+    random_cutoffs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets"):

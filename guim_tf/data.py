@@ -4,6 +4,7 @@ The cut is applied when reading, so one data set serves every cut-off. A batch i
 `{"as_of", "history", "targets"}`, the last two being events as dense tensors.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -130,40 +131,20 @@ def history_at(
 
 
 def cut_at(
-    serialized: tf.Tensor, cutoff: tf.Tensor, schema: Schema, config: WindowConfig
+    sequences: dict[str, tf.RaggedTensor], cutoff: tf.Tensor, schema: Schema, config: WindowConfig
 ) -> dict[str, tf.Tensor | Events]:
-    """A training batch: histories in [T - D1, T) and targets in [T, T + D2).
+    """A training batch: histories in [T - D1, T) and targets in [T, T + D2), before `as_of`.
 
     Args:
-      serialized: `[B]` records.
+      sequences: of `parse_records`.
       cutoff: `[B]` int64 seconds, T of each user.
     """
-    sequences = parse_records(serialized, schema)
+    end = tf.minimum(cutoff + config.target_days * names.DAY, schema.as_of)
     history = window(
         sequences, cutoff - config.history_days * names.DAY, cutoff, last=config.max_length
     )
-    targets = window(
-        sequences, cutoff, cutoff + config.target_days * names.DAY, first=config.max_targets
-    )
+    targets = window(sequences, cutoff, end, first=config.max_targets)
     return {"as_of": cutoff, "history": dense(history), "targets": dense(targets)}
-
-
-def has_both_sides(serialized: tf.Tensor, cutoff: int, config: WindowConfig) -> tf.Tensor:
-    """Whether one user has an event on each side of T: a record -> bool scalar (section 4.1)."""
-    feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
-    times = tf.io.parse_single_example(serialized, feature)[names.TIMESTAMP]
-    before = (times >= cutoff - config.history_days * names.DAY) & (times < cutoff)
-    after = (times >= cutoff) & (times < cutoff + config.target_days * names.DAY)
-    return tf.reduce_any(before) & tf.reduce_any(after)
-
-
-def load_records(
-    folder: str | pathlib.Path, split: str, cutoff: int, config: WindowConfig
-) -> tf.data.Dataset:
-    """Records of the users of a split who have an event on each side of T."""
-    schema = Schema.load(folder)
-    records = read_records(shard_files(folder, split), schema)
-    return records.filter(lambda record: has_both_sides(record, cutoff, config))
 
 
 def training_cutoff(schema: Schema, config: WindowConfig) -> int:
@@ -171,32 +152,88 @@ def training_cutoff(schema: Schema, config: WindowConfig) -> int:
     return schema.as_of - config.target_days * names.DAY
 
 
+def draw_cutoffs(times: tf.RaggedTensor, end: int, seed: tf.Tensor) -> tf.Tensor:
+    """T of each user at one of his later events before `end`, all of them equally likely.
+
+    Args:
+      times: `[B, (n)]` int64 seconds in ascending order; every user has such an event.
+      end: seconds.
+      seed: `[2]` int, of `tf.random.stateless_uniform`.
+
+    Returns:
+      `[B]` int64 seconds.
+    """
+    later = tf.ragged.boolean_mask(times, (times > times[:, :1].to_tensor()) & (times < end))
+    count = later.row_lengths()
+    uniform = tf.random.stateless_uniform([times.nrows()], seed)
+    choice = tf.cast(uniform * tf.cast(count, tf.float32), tf.int64)
+    return tf.gather(later.values, later.row_starts() + tf.minimum(choice, count - 1))
+
+
+def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> tf.Tensor:
+    """Whether one user has an event on each side of T (section 4.1): a record -> bool scalar."""
+    feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
+    times = tf.io.parse_single_example(serialized, feature)[names.TIMESTAMP]
+    if config.random_cutoffs:
+        return tf.reduce_any((times > times[0]) & (times < schema.as_of))
+    cutoff = training_cutoff(schema, config)
+    before = (times >= cutoff - config.history_days * names.DAY) & (times < cutoff)
+    return tf.reduce_any(before) & tf.reduce_any((times >= cutoff) & (times < schema.as_of))
+
+
+def load_records(
+    folder: str | pathlib.Path, split: str, schema: Schema, config: WindowConfig
+) -> tf.data.Dataset:
+    """Records of the users of a split who can be cut."""
+    records = read_records(shard_files(folder, split), schema)
+    return records.filter(lambda record: can_be_cut(record, schema, config))
+
+
+def cut_batches(
+    batches: tf.data.Dataset,
+    schema: Schema,
+    config: WindowConfig,
+    *,
+    numbers: tf.data.Dataset,
+) -> tf.data.Dataset:
+    """`[B]` records -> training batches.
+
+    Args:
+      batches: of records that can be cut.
+      schema: of the data set.
+      config: where to cut.
+      numbers: an int64 for each batch; with random cut-offs equal numbers give equal ones.
+    """
+
+    def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
+        sequences = parse_records(serialized, schema)
+        if config.random_cutoffs:
+            seed = tf.stack([number, 0])
+            cutoff = draw_cutoffs(sequences[names.TIMESTAMP], schema.as_of, seed)
+        else:
+            fixed = tf.constant(training_cutoff(schema, config), tf.int64)
+            cutoff = tf.fill([tf.shape(serialized)[0]], fixed)
+        return cut_at(sequences, cutoff, schema, config)
+
+    return (
+        tf.data.Dataset.zip(batches, numbers)
+        .map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
 def serialized_batches(
     folder: str | pathlib.Path,
-    split: str,
+    schema: Schema,
+    config: WindowConfig,
     *,
-    window: WindowConfig,
     batch_size: int,
-    shuffle_seed: int | None,
-    shuffle_buffer: int = 100_000,
+    seed: int,
+    buffer: int = 100_000,
 ) -> tf.data.Dataset:
-    """`[B]` records of users with both sides; training batches are full, the rest is dropped."""
-    cutoff = training_cutoff(Schema.load(folder), window)
-    records = load_records(folder, split, cutoff, window)
-    if shuffle_seed is not None:
-        records = records.shuffle(shuffle_buffer, seed=shuffle_seed)
-    return records.batch(batch_size, drop_remainder=split == names.TRAIN)
-
-
-def cut_batches(batches: tf.data.Dataset, schema: Schema, window: WindowConfig) -> tf.data.Dataset:
-    """`[B]` records -> training batches, cut at `training_cutoff`."""
-    cutoff = tf.constant(training_cutoff(schema, window), tf.int64)
-    return batches.map(
-        lambda serialized: cut_at(
-            serialized, tf.fill([tf.shape(serialized)[0]], cutoff), schema, window
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).prefetch(tf.data.AUTOTUNE)
+    """`[B]` records of training users in a new order each pass; the rest of a pass is dropped."""
+    records = load_records(folder, names.TRAIN, schema, config).shuffle(buffer, seed=seed)
+    return records.batch(batch_size, drop_remainder=True)
 
 
 def load_dataset(
@@ -205,21 +242,26 @@ def load_dataset(
     *,
     window: WindowConfig = WindowConfig(),
     batch_size: int = 32,
-    shuffle_seed: int | None = None,
+    seed: int = 0,
 ) -> tf.data.Dataset:
     """A data set folder as batches for `model.fit`.
 
     Args:
       folder: what `guim build-dataset` wrote.
-      split: "train" or "validation".
+      split: "train": full batches in a new order each pass; "validation": all users, in the order
+        of the files, cut at the one T before the held-out part.
       window: how sequences are cut.
       batch_size: users a batch.
-      shuffle_seed: a new order of the users in each pass; None keeps the order of the files.
+      seed: of the order, and of random cut-offs.
 
     Raises:
       SchemaError, DatasetError: the folder is not a finished data set, or is damaged.
     """
-    batches = serialized_batches(
-        folder, split, window=window, batch_size=batch_size, shuffle_seed=shuffle_seed
-    )
-    return cut_batches(batches, Schema.load(folder), window)
+    schema = Schema.load(folder)
+    if split == names.TRAIN:
+        batches = serialized_batches(folder, schema, window, batch_size=batch_size, seed=seed)
+    else:
+        window = dataclasses.replace(window, random_cutoffs=False)
+        batches = load_records(folder, split, schema, window).batch(batch_size)
+    numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    return cut_batches(batches, schema, window, numbers=numbers)

@@ -42,17 +42,18 @@ def cosines(user_embedding: tf.Tensor, item_embedding: tf.Tensor) -> tf.Tensor:
     return tf.einsum("bcd,xd->bcx", users, items)
 
 
-def mean_pairwise_cosine(user_embedding: tf.Tensor) -> tf.Tensor:
+def mean_pairwise_cosine(user_embedding: tf.Tensor, *, power: int = 1) -> tf.Tensor:
     """How alike a user's interests are: the mean of cos(u_c, u_c') over c != c'; 0 when C = 1.
 
     Args:
       user_embedding: `[B, C, d]`.
+      power: 2 for the mean of squares.
 
     Returns:
       `[B]` in [-1, 1].
     """
     users = tf.math.l2_normalize(user_embedding, axis=-1)
-    cosine = tf.einsum("bcd,bed->bce", users, users)
+    cosine = tf.einsum("bcd,bed->bce", users, users) ** power
     interests = tf.cast(tf.shape(users)[1], users.dtype)
     off_diagonal = tf.reduce_sum(cosine, axis=[1, 2]) - tf.linalg.trace(cosine)
     return tf.math.divide_no_nan(off_diagonal, interests * (interests - 1))

@@ -13,7 +13,7 @@ from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
 from guim_tf.losses import BatchItems, info_nce, retrieval_task
-from guim_tf.masking import choose_masked
+from guim_tf.masking import choose_masked, drop_ids
 from guim_tf.mixture import mean_pairwise_cosine
 from guim_tf.schema import Schema
 from guim_tf.user_encoder import UserEncoder
@@ -87,6 +87,7 @@ class GUIM(tfrs.Model):
             heads=model.heads,
             dropout=model.dropout,
             time_rows=model.time_rows,
+            norm_first=model.norm_first,
             name="user_encoder",
         )
         self.sampling_probability = self.add_weight(
@@ -137,13 +138,16 @@ class GUIM(tfrs.Model):
         seeds = self._seeds(training)
         in_history, in_targets = present_events(history), present_events(targets)
         masked = choose_masked(in_history, self.loss_config.mask_probability, seeds[0])
-        history_vectors = self.item_encoder(history)
+        history_vectors, target_vectors = (
+            self._encode_with_hidden_ids(events, seed, training=training)
+            for events, seed in ((history, seeds[3]), (targets, seeds[4]))
+        )
         users, outputs = self._encode_history(
             history, inputs["as_of"], history_vectors, masked=masked, training=training
         )
         items = self._batch_items(
             [history, targets],
-            [history_vectors, self.item_encoder(targets)],
+            [history_vectors, target_vectors],
             [in_history, in_targets],
         )
         is_target = tf.concat(
@@ -164,7 +168,9 @@ class GUIM(tfrs.Model):
         )
         mlm = info_nce(self.task, outputs[masked], items, is_masked, seed=seeds[2], **options)
         self._observe(users, matching, mlm, is_target, is_masked)
-        loss = (matching + mlm) / tf.cast(tf.shape(users)[0], matching.dtype)
+        loss = (matching + mlm + self._crowding(users, in_targets)) / tf.cast(
+            tf.shape(users)[0], matching.dtype
+        )
         self.mean_loss.update_state(loss)
         return loss
 
@@ -176,11 +182,28 @@ class GUIM(tfrs.Model):
         super().test_step(inputs)
         return self.get_metrics_result()
 
+    def _encode_with_hidden_ids(
+        self, events: Events, seed: tf.Tensor, *, training: bool
+    ) -> tf.Tensor:
+        share = self.loss_config.id_dropout
+        if training and share:
+            events = events | {names.ITEM_INDEX: drop_ids(events[names.ITEM_INDEX], share, seed)}
+        return self.item_encoder(events)
+
+    def _crowding(self, users: tf.Tensor, in_targets: tf.Tensor) -> tf.Tensor:
+        """The penalty on interests that are alike, once a target: a scalar."""
+        if not self.loss_config.diversity:
+            return tf.constant(0.0)
+        targets = tf.math.count_nonzero(in_targets, axis=1, dtype=tf.float32)
+        return self.loss_config.diversity * tf.reduce_sum(
+            targets * mean_pairwise_cosine(users, power=2)
+        )
+
     def _seeds(self, training: bool) -> tf.Tensor:
-        """`[3, 2]` seeds: new ones each training step, the same ones for every validation batch."""
+        """`[5, 2]` seeds: new ones each training step, the same ones for every validation batch."""
         if not training:
-            return tf.constant([[self.seed, i] for i in range(3)], tf.int64)
-        return self.generator.uniform([3, 2], minval=None, maxval=None, dtype=tf.int64)
+            return tf.constant([[self.seed, i] for i in range(5)], tf.int64)
+        return self.generator.uniform([5, 2], minval=None, maxval=None, dtype=tf.int64)
 
     def _batch_items(
         self, events: list[Events], vectors: list[tf.Tensor], present: list[tf.Tensor]

@@ -85,7 +85,7 @@ def train(
 
     keras.utils.set_random_seed(config.training.seed)
     cutoff = training_cutoff(schema, config.window)
-    candidates = _measure(dataset, schema, cutoff, config)
+    candidates = _measure(dataset, schema, config)
     steps = candidates.users // config.training.batch_size
     model = build_model(schema, config, candidates.probability)
     model.compile(
@@ -132,24 +132,34 @@ def train(
 def _passes(
     dataset: str | pathlib.Path, schema: Schema, config: Config, *, done: int, steps: int
 ) -> tf.data.Dataset:
-    """All passes over the training users but the first `done`; pass n has the same order always."""
+    """All passes over the training users but the first `done`; pass n is the same always."""
     batches = serialized_batches(
         dataset,
-        names.TRAIN,
-        window=config.window,
+        schema,
+        config.window,
         batch_size=config.training.batch_size,
-        shuffle_seed=config.training.seed,
+        seed=config.training.seed,
     )
     rest = batches.repeat(config.training.epochs).skip(done * steps)
-    return cut_batches(rest, schema, config.window)
+    numbers = tf.data.Dataset.counter(start=_passes_seed(config) + done * steps)
+    return cut_batches(rest, schema, config.window, numbers=numbers)
 
 
-def _measure(
-    dataset: str | pathlib.Path, schema: Schema, cutoff: int, config: Config
-) -> Candidates:
-    records = load_records(dataset, names.TRAIN, cutoff, config.window)
+def _passes_seed(config: Config) -> int:
+    """Where a run's numbers of batches begin, far from those of other seeds."""
+    return config.training.seed << 32
+
+
+def _measure(dataset: str | pathlib.Path, schema: Schema, config: Config) -> Candidates:
+    records = load_records(dataset, names.TRAIN, schema, config.window)
+    batches = cut_batches(
+        records.batch(_MEASURED_TOGETHER),
+        schema,
+        config.window,
+        numbers=tf.data.Dataset.counter(start=_passes_seed(config)),
+    )
     found = measure_candidates(
-        cut_batches(records.batch(_MEASURED_TOGETHER), schema, config.window),
+        batches,
         item_rows=schema.item_rows,
         negatives_per_user=config.loss.negatives_per_user,
     )

@@ -19,6 +19,7 @@ class UserEncoder(keras.layers.Layer):
       heads: attention heads of each layer.
       dropout: rate in the layers and on their input.
       time_rows: days of age with a vector of their own.
+      norm_first: pre-norm layers, and a norm after the last one.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class UserEncoder(keras.layers.Layer):
         heads: int,
         dropout: float,
         time_rows: int,
+        norm_first: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -40,6 +42,7 @@ class UserEncoder(keras.layers.Layer):
             "heads": heads,
             "dropout": dropout,
             "time_rows": time_rows,
+            "norm_first": norm_first,
         }
         self.interests = interests
         self.dim = dim
@@ -47,9 +50,16 @@ class UserEncoder(keras.layers.Layer):
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
         self.input_dropout = keras.layers.Dropout(dropout)
         self.blocks = [
-            TransformerBlock(dim, heads=heads, dropout=dropout, name=f"block_{i}")
+            TransformerBlock(
+                dim, heads=heads, dropout=dropout, norm_first=norm_first, name=f"block_{i}"
+            )
             for i in range(layers)
         ]
+        self.output_norm = (
+            keras.layers.LayerNormalization(epsilon=1e-12, name="output_norm")
+            if norm_first
+            else None
+        )
         self.user_projection = keras.layers.Dense(dim, name="f_u")
         self.item_projection = keras.layers.Dense(dim, name="f_o")
 
@@ -99,6 +109,8 @@ class UserEncoder(keras.layers.Layer):
         tokens = self.input_dropout(self.input_norm(tokens), training=training)
         for block in self.blocks:
             tokens = block(tokens, present=present, training=training)
+        if self.output_norm is not None:
+            tokens = self.output_norm(tokens)
         return (
             self.user_projection(tokens[:, : self.interests]),
             self.item_projection(tokens[:, self.interests :]),

@@ -13,19 +13,23 @@ def _initializer() -> keras.initializers.Initializer:
 
 @register
 class TransformerBlock(keras.layers.Layer):
-    """Self-attention and a GELU feed-forward layer of 4 x dim, normalised after each (post-norm).
+    """Self-attention and a GELU feed-forward layer of 4 x dim, each with a layer norm.
 
     Args:
       dim: size of a vector.
       heads: attention heads of `dim / heads` each.
       dropout: rate on attention weights and on both outputs.
+      norm_first: normalise the input of each half (pre-norm), not its output as in BERT.
     """
 
-    def __init__(self, dim: int, *, heads: int, dropout: float, **kwargs: Any) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, dropout: float, norm_first: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.dim = dim
         self.heads = heads
         self.dropout = dropout
+        self.norm_first = norm_first
         self.attention = keras.layers.MultiHeadAttention(
             heads, dim // heads, dropout=dropout, kernel_initializer=_initializer()
         )
@@ -40,16 +44,24 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, S, dim]` and `[B, S]` bool (False for padding) -> `[B, S, dim]`."""
-        mixed = self.attention(
-            tokens, tokens, attention_mask=present[:, None, :], training=training
-        )
-        tokens = self.attention_norm(tokens + self.attention_dropout(mixed, training=training))
-        wide = self.contract(self.expand(tokens))
-        return self.output_norm(tokens + self.output_dropout(wide, training=training))
+
+        def attend(x: tf.Tensor) -> tf.Tensor:
+            mixed = self.attention(x, x, attention_mask=present[:, None, :], training=training)
+            return self.attention_dropout(mixed, training=training)
+
+        def feed_forward(x: tf.Tensor) -> tf.Tensor:
+            return self.output_dropout(self.contract(self.expand(x)), training=training)
+
+        if self.norm_first:
+            tokens += attend(self.attention_norm(tokens))
+            return tokens + feed_forward(self.output_norm(tokens))
+        tokens = self.attention_norm(tokens + attend(tokens))
+        return self.output_norm(tokens + feed_forward(tokens))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "dim": self.dim,
             "heads": self.heads,
             "dropout": self.dropout,
+            "norm_first": self.norm_first,
         }

@@ -25,8 +25,8 @@ def tiny_schema() -> Schema:
         tokenizer="nfkc-lower-cjk-1",
         actions=(),
         first_timestamp=0,
-        last_timestamp=100 * 86_400,
-        as_of=90 * 86_400,
+        last_timestamp=1000 * 86_400,
+        as_of=900 * 86_400,
     )
 
 

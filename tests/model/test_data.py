@@ -1,5 +1,6 @@
 """Records to batches: the cut at T, padding, filters, and damaged folders."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,10 +12,12 @@ from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
 from guim_tf.data import (
+    can_be_cut,
     cut_at,
-    has_both_sides,
+    draw_cutoffs,
     history_at,
     load_dataset,
+    parse_records,
     shard_files,
     training_cutoff,
 )
@@ -46,7 +49,8 @@ def record(days: list[float], titles: list[list[int]] | None = None) -> bytes:
 
 def cut(days, *, at=100, schema, **window):
     config = WindowConfig(**({"history_days": 50, "target_days": 10} | window))
-    return cut_at(tf.constant([record(days)]), tf.constant([at * DAY], tf.int64), schema, config)
+    sequences = parse_records(tf.constant([record(days)]), schema)
+    return cut_at(sequences, tf.constant([at * DAY], tf.int64), schema, config)
 
 
 def test_history_is_before_t_and_targets_from_t_on(tiny_schema):
@@ -75,9 +79,9 @@ def test_users_are_padded_with_row_0_to_the_longest(tiny_schema):
 
 
 def test_each_user_may_have_a_cut_of_its_own(tiny_schema):
-    serialized = tf.constant([record([1, 5, 9])] * 2)
+    sequences = parse_records(tf.constant([record([1, 5, 9])] * 2), tiny_schema)
     cutoffs = tf.constant([4 * DAY, 8 * DAY], tf.int64)
-    batch = cut_at(serialized, cutoffs, tiny_schema, WindowConfig())
+    batch = cut_at(sequences, cutoffs, tiny_schema, WindowConfig())
     assert batch["history"][names.ITEM_INDEX].numpy().tolist() == [[2, 0], [2, 3]]
     assert batch["targets"][names.ITEM_INDEX].numpy().tolist() == [[3, 4], [4, 0]]
 
@@ -86,9 +90,52 @@ def test_each_user_may_have_a_cut_of_its_own(tiny_schema):
     ("days", "both"),
     [([99, 100], True), ([99], False), ([100], False), ([49, 100], False), ([99, 110], False)],
 )
-def test_a_training_user_has_an_event_on_each_side(days, both):
+def test_a_training_user_has_an_event_on_each_side(days, both, tiny_schema):
     config = WindowConfig(history_days=50, target_days=10)
-    assert bool(has_both_sides(tf.constant(record(days)), 100 * DAY, config)) == both
+    schema = dataclasses.replace(tiny_schema, as_of=110 * DAY)  # T is day 100
+    assert bool(can_be_cut(tf.constant(record(days)), schema, config)) == both
+
+
+@pytest.mark.parametrize(
+    ("days", "possible"), [([1, 2], True), ([1], False), ([1, 1], False), ([1, 110], False)]
+)
+def test_with_random_cutoffs_a_user_needs_two_moments(days, possible, tiny_schema):
+    schema = dataclasses.replace(tiny_schema, as_of=110 * DAY)
+    config = WindowConfig(random_cutoffs=True)
+    assert bool(can_be_cut(tf.constant(record(days)), schema, config)) == possible
+
+
+def test_a_drawn_cutoff_is_any_later_event_before_the_end():
+    times = tf.ragged.constant([[1, 1, 4, 7, 9], [2, 3]], dtype=tf.int64)
+    drawn = np.array(
+        [draw_cutoffs(times, 9, tf.constant([n, 0], tf.int64)).numpy() for n in range(300)]
+    )
+    assert set(drawn[:, 0]) == {4, 7}  # not the first moment, not the end
+    assert abs((drawn[:, 0] == 4).mean() - 0.5) < 0.1
+    assert set(drawn[:, 1]) == {3}
+
+
+def test_random_cutoffs_move_from_pass_to_pass_and_stay_before_the_end(shop_dataset):
+    window = WindowConfig(random_cutoffs=True)
+    dataset = load_dataset(shop_dataset, window=window, batch_size=64)
+    first, second = ([b["as_of"].numpy() for b in dataset] for _ in range(2))
+    assert len(np.unique(np.concatenate(first))) > 100
+    assert any((a != b).any() for a, b in zip(first, second, strict=True))
+    end = Schema.load(shop_dataset).as_of
+    for batch in dataset:
+        cutoff = batch["as_of"][:, None]
+        targets = batch["targets"][names.TIMESTAMP]
+        inside = (targets >= cutoff) & (targets < end) & (targets < cutoff + 31 * DAY)
+        assert tf.reduce_all(inside | (batch["targets"][names.ITEM_INDEX] == 0))
+        assert tf.reduce_all(batch["history"][names.TIMESTAMP] < cutoff)
+        assert tf.reduce_all(targets[:, 0] == cutoff[:, 0]), "T is a purchase"
+
+
+def test_validation_is_cut_at_one_moment_even_so(shop_dataset):
+    window = WindowConfig(random_cutoffs=True)
+    moments = [b["as_of"].numpy() for b in load_dataset(shop_dataset, "validation", window=window)]
+    expected = training_cutoff(Schema.load(shop_dataset), window)
+    assert set(np.concatenate(moments)) == {expected}
 
 
 def test_no_training_target_lies_in_the_held_out_part(shop_dataset):
@@ -104,7 +151,7 @@ def test_no_training_target_lies_in_the_held_out_part(shop_dataset):
 
 def test_passes_are_in_a_new_order_and_repeat_with_the_seed(shop_dataset):
     def passes(seed):
-        dataset = load_dataset(shop_dataset, batch_size=64, shuffle_seed=seed)
+        dataset = load_dataset(shop_dataset, batch_size=64, seed=seed)
         return [
             [int(tf.reduce_sum(b["history"][names.ITEM_KEY][0])) for b in dataset] for _ in range(2)
         ]

@@ -174,3 +174,48 @@ def test_padding_does_not_enter_the_loss(batch):
 
 def _pad(value: tf.Tensor) -> tf.Tensor:
     return tf.pad(value, [[0, 0], [0, 4]] + [[0, 0]] * (len(value.shape) - 2))
+
+
+def test_levers_of_the_tuned_mode_are_off_in_the_papers():
+    paper = Config.paper()
+    assert (paper.loss.id_dropout, paper.loss.diversity) == (0.0, 0.0)
+    assert not paper.window.random_cutoffs
+    assert not paper.model.norm_first
+    assert paper.model.item_activation == "gelu"
+
+
+def test_id_dropout_hides_ids_in_training_only(batch):
+    model = small_model(loss=LossConfig(id_dropout=0.999, negatives_per_user=None))
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch, training=True)
+    gradient = tape.gradient(loss, model.item_encoder.item_table.embeddings)
+    touched = np.unique(gradient.indices.numpy()[np.abs(gradient.values.numpy()).max(axis=1) > 0])
+    assert names.UNKNOWN_ROW in touched
+    assert len(touched) <= 3, "nearly every event must be on the unknown row"
+    plain = small_model(loss=LossConfig(negatives_per_user=None))
+    plain.set_weights(model.get_weights())
+    assert float(model.compute_loss(batch)) == float(plain.compute_loss(batch))
+
+
+def test_the_diversity_penalty_is_the_mean_squared_cosine_a_target(batch):
+    # nothing is masked, so that the loss sees the users that the model gives
+    plain = small_model(loss=LossConfig(mask_probability=1e-9))
+    strict = small_model(loss=LossConfig(mask_probability=1e-9, diversity=3.0))
+    strict.set_weights(plain.get_weights())
+    users = plain(batch).numpy()
+    unit = users / np.linalg.norm(users, axis=-1, keepdims=True)
+    cosine = np.einsum("bcd,bed->bce", unit, unit)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    penalty = np.mean([cosine[:, i, j] ** 2 for i, j in pairs], axis=0)
+    expected = 3.0 * (penalty * [2, 1, 3, 2]).sum() / 4  # targets of each user; four users
+    difference = float(strict.compute_loss(batch)) - float(plain.compute_loss(batch))
+    np.testing.assert_allclose(difference, expected, rtol=1e-4)
+
+
+def test_pre_norm_layers_leave_the_parameters_of_table_3_alone():
+    def size(norm_first):
+        model = GUIM(ROWS, model=dataclasses.replace(SMALL, norm_first=norm_first))
+        kernels = [v for v in model.trainable_variables if "kernel" in v.name]
+        return sum(int(tf.size(v)) for v in kernels)
+
+    assert size(True) == size(False)
