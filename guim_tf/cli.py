@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": ("serving.server:main", "serve SavedModels over gRPC as TF Serving does"),
     "recommend": ("serving.client:main", "ask a server what a user may want next"),
     "evaluate": ("guim_tf.evaluation:main", "score vectors and baselines, write a report"),
+    "benchmark": ("guim_tf.benchmark:main", "compare many configurations over many seeds"),
 }
 
 

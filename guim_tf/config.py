@@ -244,6 +244,18 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """How a user's list is made from the C searches, when a model serves or is evaluated."""
+
+    # Added to an item's cosine, times ln(1 + how often the user has bought it): see
+    # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does.
+    repeat_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.repeat_weight >= 0, self, "repeat_weight", "zero or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides what a trained model is, beside its data."""
 
@@ -251,6 +263,7 @@ class Config:
     loss: LossConfig = LossConfig()
     window: WindowConfig = WindowConfig()
     training: TrainingConfig = TrainingConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
 
     @classmethod
     def paper(cls) -> "Config":

@@ -77,40 +77,94 @@ def merge_interests(
     Returns:
       rows `[B, k]` int64, scores `[B, k]`, interests `[B, k]` int32.
     """
-    rows = tf.cast(rows, tf.int64)
     shape = tf.shape(rows)
-    batch, interests, fetched = shape[0], shape[1], shape[2]
-    lowest = tf.constant(float("-inf"), scores.dtype)
-    interest = tf.broadcast_to(tf.range(interests)[None, :, None], shape)
-    scores, rows, interest = (
-        tf.reshape(x, [batch, interests * fetched]) for x in (scores, rows, interest)
+    interests = tf.broadcast_to(tf.range(shape[1])[None, :, None], shape)
+    flat = [shape[0], shape[1] * shape[2]]
+    return _merge(*(tf.reshape(x, flat) for x in (scores, rows, interests)), k=k, exclude=exclude)
+
+
+def prefer_repeats(
+    found: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    user_embedding: tf.Tensor,
+    *,
+    seen: tf.Tensor,
+    seen_embedding: tf.Tensor,
+    weight: float,
+    exclude: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Adds `weight * ln(1 + times bought)` to the scores of items that a user has bought before.
+
+    Repeat purchases are a habit of the user with one item, which no inner product of short vectors
+    holds. Whatever index found the list, the result is exact: bought items are scored here, and of
+    the others a list of k holds all that can stay.
+
+    Args:
+      found: rows `[B, k]`, scores `[B, k]`, interests `[B, k]`, as from `merge_interests`.
+      user_embedding: `[B, C, d]`, any length.
+      seen: `[B, N]` integer rows of the user's purchases, -1 for none.
+      seen_embedding: `[B, N, d]`, their vectors, any length.
+      weight: 0 or more.
+      exclude: `[B, E]` rows that must not come back, or None.
+
+    Returns:
+      As `found`.
+    """
+    rows, scores, interests = found
+    cosine = tf.einsum(
+        "bcd,bnd->bcn",
+        tf.math.l2_normalize(user_embedding, axis=-1),
+        tf.math.l2_normalize(seen_embedding, axis=-1),
+    )
+    seen = tf.cast(seen, tf.int64)
+    times = tf.math.count_nonzero(seen[:, :, None] == seen[:, None, :], axis=2, dtype=scores.dtype)
+    boosted = tf.reduce_max(cosine, axis=1) + weight * tf.math.log1p(times)
+    return _merge(
+        tf.concat([scores, boosted], axis=1),
+        tf.concat([rows, seen], axis=1),
+        tf.concat([interests, tf.argmax(cosine, axis=1, output_type=tf.int32)], axis=1),
+        k=tf.shape(rows)[1],
+        exclude=exclude,
     )
 
+
+def _merge(
+    scores: tf.Tensor,
+    rows: tf.Tensor,
+    interests: tf.Tensor,
+    *,
+    k: int | tf.Tensor,
+    exclude: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`merge_interests` of flat lists `[B, M]`."""
+    rows = tf.cast(rows, tf.int64)
+    batch, length = tf.shape(rows)[0], tf.shape(rows)[1]
+    lowest = tf.constant(float("-inf"), scores.dtype)
+
     def order_by(index: tf.Tensor) -> None:
-        nonlocal scores, rows, interest
-        scores, rows, interest = (
-            tf.gather(x, index, batch_dims=1) for x in (scores, rows, interest)
+        nonlocal scores, rows, interests
+        scores, rows, interests = (
+            tf.gather(x, index, batch_dims=1) for x in (scores, rows, interests)
         )
 
-    order_by(tf.argsort(rows, stable=True))  # equal scores: lower row, then lower interest
+    order_by(tf.argsort(interests, stable=True))  # equal scores: lower row, then lower interest
+    order_by(tf.argsort(rows, stable=True))
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
     by_row = tf.argsort(rows, stable=True)  # duplicates side by side, the best of them first
     sorted_rows = tf.gather(rows, by_row, batch_dims=1)
     repeated = tf.concat(
         [tf.zeros([batch, 1], tf.bool), sorted_rows[:, 1:] == sorted_rows[:, :-1]], axis=1
-    )
+    )[:, :length]
     drop = tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1) | (rows < 0)
     if exclude is not None:
         drop |= tf.reduce_any(rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2)
     scores = tf.where(drop, lowest, scores)
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
-    missing = tf.maximum(0, k - interests * fetched)
-    padding = [[0, 0], [0, missing]]
+    padding = [[0, 0], [0, tf.maximum(0, k - length)]]
     scores = tf.pad(scores[:, :k], padding, constant_values=lowest)
     gone = tf.math.is_inf(scores)
     rows = tf.where(gone, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
-    interest = tf.where(gone, -1, tf.pad(interest[:, :k], padding))
-    return rows, scores, interest
+    interests = tf.where(gone, -1, tf.pad(interests[:, :k], padding))
+    return rows, scores, interests
 
 
 def search_exact(

@@ -24,7 +24,7 @@ from guim_tf.config import Config, load
 from guim_tf.encoders import encode_items, load_encoder
 from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, warmup_history
 from guim_tf.lookup import IdTable
-from guim_tf.mixture import merge_interests
+from guim_tf.mixture import merge_interests, prefer_repeats
 from guim_tf.schema import Schema
 
 SCANN, EXACT = "scann", "exact"
@@ -57,8 +57,8 @@ class Retrieval(tf.Module):
       item_ids: the catalogue, row by row.
       catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
       user_encoder: the loaded SavedModel.
-      interests: C.
-      dim: d.
+      item_embedding: `[X, d]`, the catalogue's vectors; used where repeats are preferred.
+      config: C, d and the weight of repeats.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Retrieval(tf.Module):
         item_ids: list[str],
         catalogue_file: str,
         user_encoder: tf.Module,
-        interests: int,
-        dim: int,
+        item_embedding: np.ndarray,
+        config: Config,
     ) -> None:
         super().__init__()
         self.search = search
@@ -77,8 +77,11 @@ class Retrieval(tf.Module):
         self.rows = IdTable(catalogue_file, size=len(item_ids))
         self.user_encoder = user_encoder
         self._items = len(item_ids)
-        self._interests = interests
-        self._dim = dim
+        self._interests = config.model.interests
+        self._dim = config.model.embedding_dim
+        self._repeat_weight = config.retrieval.repeat_weight
+        if self._repeat_weight:
+            self.vectors = tf.Variable(item_embedding, trainable=False, name="item_embedding")
 
     def recommend(
         self,
@@ -95,23 +98,34 @@ class Retrieval(tf.Module):
             item_id=item_id, category_id=category_id, title=title, timestamp=timestamp, as_of=as_of
         )["user_embedding"]
         seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
-        seen = tf.where(exclude_seen, seen, -1)
-        return self._fetch(users, k, seen)
+        exclude = tf.where(exclude_seen, seen, -1)
+        found = self._search(users, k, exclude)
+        if self._repeat_weight:
+            found = prefer_repeats(
+                found,
+                users,
+                seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
+                seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
+                weight=self._repeat_weight,
+                exclude=exclude,
+            )
+        return self._answer(*found)
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to each vector `[B, d]`."""
-        found = self._fetch(item_embedding[:, None, :], k)
-        return {"item_id": found["item_id"], "score": found["score"]}
+        answer = self._answer(*self._search(item_embedding[:, None, :], k))
+        return {"item_id": answer["item_id"], "score": answer["score"]}
 
     def nearest_items_to_user(
         self, user_embedding: tf.Tensor, k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The best items of users given by their vectors `[B, C, d]`."""
-        return self._fetch(user_embedding, k)
+        return self._answer(*self._search(user_embedding, k))
 
-    def _fetch(
+    def _search(
         self, users: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor | None = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Rows, scores and interests `[B, k]`: one search for each vector, merged."""
         tf.debugging.assert_positive(k, message="k must be at least 1")
         shape = tf.shape(users)
         queries = tf.reshape(tf.math.l2_normalize(users, axis=-1), [-1, self._dim])
@@ -122,9 +136,13 @@ class Retrieval(tf.Module):
         scores = tf.where(missing, tf.constant(float("-inf")), scores)
         rows = tf.where(missing, -1, rows)
         lists = [shape[0], shape[1], fetch]
-        rows, scores, interests = merge_interests(
+        return merge_interests(
             tf.reshape(scores, lists), tf.reshape(rows, lists), k=k, exclude=exclude
         )
+
+    def _answer(
+        self, rows: tf.Tensor, scores: tf.Tensor, interests: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
         return {
             "item_id": tf.where(rows < 0, "", ids),
@@ -200,8 +218,8 @@ def build_index(
             item_ids=catalogue.item_id.tolist(),
             catalogue_file=file,
             user_encoder=user_encoder,
-            interests=config.model.interests,
-            dim=config.model.embedding_dim,
+            item_embedding=items,
+            config=config,
         )
         saved = save(
             module,

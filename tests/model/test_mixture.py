@@ -8,6 +8,7 @@ from guim_tf.mixture import (
     max_score,
     mean_pairwise_cosine,
     merge_interests,
+    prefer_repeats,
     search_exact,
     softmax_score,
 )
@@ -103,3 +104,64 @@ def test_k_may_be_a_tensor_inside_a_graph():
     search = tf.function(search_exact)
     rows, _, _ = search(tf.ones([1, 2, 3]), tf.eye(3), tf.constant(2))
     assert rows.shape == [1, 2]
+
+
+def test_bought_items_come_first_by_how_often_they_were_bought():
+    users = tf.constant([[[1.0, 0.0], [0.0, 1.0]]])
+    items = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]], np.float32)
+    found = search_exact(users, tf.constant(items), 3)
+    assert found[0].numpy().tolist() == [[0, 2, 1]]  # cosines 1, 1, .8; item 3 has 0
+    seen = tf.constant([[3, 1, 3, 3, -1]])
+    rows, scores, interests = prefer_repeats(
+        found,
+        users,
+        seen=seen,
+        seen_embedding=tf.gather(items, tf.maximum(seen, 0)),
+        weight=0.5,
+    )
+    # item 1: .8 + .5 ln 2 = 1.1466; item 0: 1; item 2: 1; item 3: 0 + .5 ln 4 = .6931
+    assert rows.numpy().tolist() == [[1, 0, 2]]
+    np.testing.assert_allclose(scores, [[0.8 + 0.5 * np.log(2), 1, 1]], rtol=1e-6)
+    assert interests.numpy().tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_preferring_repeats_after_a_search_is_scoring_them_all(exclude_seen):
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=(6, 3, 8)).astype(np.float32)
+    items = rng.normal(size=(40, 8)).astype(np.float32)
+    seen = rng.integers(-1, 12, (6, 9))
+    exclude = tf.constant(seen) if exclude_seen else None
+    found = search_exact(tf.constant(users), tf.constant(items), 10, exclude)
+    rows, scores, _ = prefer_repeats(
+        found,
+        tf.constant(users),
+        seen=tf.constant(seen),
+        seen_embedding=tf.gather(items, np.maximum(seen, 0)),
+        weight=0.3,
+        exclude=exclude,
+    )
+    everything = max_score(users, items).numpy()
+    for user, bought in enumerate(seen):
+        for row in set(bought) - {-1}:
+            times = (bought == row).sum()
+            everything[user, row] += 0.3 * np.log1p(times)
+            if exclude_seen:
+                everything[user, row] = -9
+    expected = np.argsort(-everything, axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(scores, np.take_along_axis(everything, expected, 1), atol=1e-5)
+
+
+def test_without_purchases_nothing_changes():
+    users, items = tf.ones([2, 1, 3]), tf.eye(3)
+    found = search_exact(users, items, 2)
+    after = prefer_repeats(
+        found,
+        users,
+        seen=tf.fill([2, 1], -1),
+        seen_embedding=tf.zeros([2, 1, 3]),
+        weight=1.0,
+    )
+    for a, b in zip(found, after, strict=True):
+        np.testing.assert_array_equal(a, b)

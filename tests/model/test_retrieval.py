@@ -1,6 +1,9 @@
 """The index: ScaNN = brute force = numpy, lists without doubles, k results even so."""
 
+import dataclasses
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,8 @@ import tensorflow_recommenders as tfrs
 
 from guim_tf.artifacts import latest, versions
 from guim_tf.catalogue import Catalogue
+from guim_tf.config import Config, RetrievalConfig, to_json
+from guim_tf.config import load as load_config
 from guim_tf.data import shard_files
 from guim_tf.encoders import encode_items
 from guim_tf.retrieval import (
@@ -207,3 +212,29 @@ def test_the_command_writes_one_build(shop_dataset, shop_models, capsys):
     arguments = ["--dataset", str(shop_dataset), "--models", str(shop_models), "--build", "exact"]
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["recall"] is None
+
+
+def test_a_model_that_prefers_repeats_brings_back_what_was_bought(
+    shop_models, shop_dataset, catalogue, tmp_path
+):
+    models = pathlib.Path(shutil.copytree(shop_models, tmp_path / "models"))
+    file = latest(models, "user_encoder") / "assets.extra" / "config.json"
+    config = dataclasses.replace(
+        load_config(Config, file), retrieval=RetrievalConfig(repeat_weight=5.0)
+    )
+    file.write_text(to_json(config))
+    build_index(dataset=shop_dataset, models=models, build="exact")
+    plain, preferring = (load(m, "retrieval_exact")["recommend"] for m in (shop_models, models))
+    bought = [7, 3, 3, 9]
+    ids = [catalogue.item_id[row].encode() for row in bought]
+    wish = request(catalogue, bought, k=8, exclude_seen=False)
+    answer = preferring(**wish)
+    # 5 ln(1 + n) outweighs any cosine: the one bought twice first, then the other two
+    assert answer["item_id"].numpy()[0, 0] == ids[1]
+    assert set(answer["item_id"].numpy()[0, 1:3]) == {ids[0], ids[3]}
+    rest = [item for item in plain(**wish)["item_id"].numpy()[0] if item not in ids]
+    assert list(answer["item_id"].numpy()[0, 3 : 3 + len(rest)]) == rest[:5]
+    unseen = request(catalogue, bought, k=8, exclude_seen=True)
+    np.testing.assert_array_equal(
+        preferring(**unseen)["item_id"].numpy(), plain(**unseen)["item_id"].numpy()
+    )
