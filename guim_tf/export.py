@@ -97,6 +97,7 @@ class UserEncoderModule(tf.Module):
         self.user_encoder = model.user_encoder
         self.lookups = lookups
         self._encode = model.encode_users
+        self._shape = [None, model.model_config.interests, model.model_config.embedding_dim]
         self._schema = schema
         self._config = config
 
@@ -124,7 +125,8 @@ class UserEncoderModule(tf.Module):
         }
         start = as_of - self._config.history_days * names.DAY
         cut = window(sequences, start, as_of, last=self._config.max_length)
-        return {"user_embedding": self._encode(dense(cut), as_of)}
+        users = self._encode(dense(cut), as_of)
+        return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     @tf.function(
         input_signature=[
@@ -135,7 +137,8 @@ class UserEncoderModule(tf.Module):
     def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
         history = history_at(examples, as_of, self._schema, self._config)
-        return {"user_embedding": self._encode(history, as_of)}
+        users = self._encode(history, as_of)
+        return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     def warmup(self) -> Warmup:
         return {"encode_users": warmup_history(self._schema)}
