@@ -20,7 +20,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",  # ScaNN and tensorflow-text wheels that fit each other
     packages=find_packages(include=["guim_tf*", "beam_pipelines*", "serving*"]),
-    package_data={"guim_tf.evaluation": ["*.html"], "serving": ["docker/*"]},
+    package_data={
+        "guim_tf.evaluation": ["*.html"],
+        "guim_tf.benchmark": ["*.html"],
+        "serving": ["docker/*"],
+    },
     install_requires=[
         "tensorflow>=2.20,<2.21",  # scann[tf] 1.4.2 is built against 2.20 and no other
         "tf-keras>=2.20,<2.21",  # TensorFlow Recommenders refuses Keras 3

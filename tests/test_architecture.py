@@ -40,6 +40,7 @@ LAYERS = (
     ("training",),
     ("export",),
     ("retrieval",),
+    ("benchmark",),
     ("cli", "__init__"),
 )
 

@@ -5,19 +5,28 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from guim_tf.datasets import movielens_1m_half, movielens_100k, online_retail, synthetic
+from guim_tf.datasets import (
+    amazon_s3rec,
+    movielens_1m_half,
+    movielens_100k,
+    online_retail,
+    synthetic,
+)
 
 PUBLIC: dict[str, Callable[..., pathlib.Path]] = {
     "online_retail": online_retail.prepare,
     "movielens_1m_half": movielens_1m_half.prepare,
     "movielens_100k": movielens_100k.prepare,
+    "amazon_beauty": amazon_s3rec.prepare_beauty,
+    "amazon_sports": amazon_s3rec.prepare_sports,
 }
 EXAMPLES = """examples:
   guim prepare online_retail --data-dir ~/data --output prepared/online_retail
   guim prepare synthetic --output prepared/shop --users 3000 --items 1500 --seed 7
 
 --data-dir is a folder with one folder a data set, as published: online_retail/online_retail.csv.gz,
-movielens_1m_half/ratings.dat.gz, movielens_100k/u.data ... Nothing is downloaded.
+movielens_1m_half/ratings.dat.gz, movielens_100k/u.data, amazon_s3rec/Beauty.txt.gz ... Nothing is
+downloaded.
 """
 
 

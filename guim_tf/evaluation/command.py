@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from guim_tf.evaluation.report import EvalReport
 
+CMP, CPP = "cmp", "cpp"
+TASKS = (CMP, CPP)
+
 _EXAMPLES = """\
 examples:
   guim evaluate --dataset dataset --models saved_models --run runs/demo --output report
   guim evaluate --dataset dataset --output report                  (baselines only)
   guim evaluate --dataset dataset --models saved_models --as-of 2011-11-20 --output report
+  guim evaluate --dataset dataset --user-vectors users.parquet --item-vectors items.parquet \\
+      --output report                                              (anybody's vectors)
+  guim evaluate --dataset dataset --models saved_models --tasks cpp --output report
 
-writes OUTPUT/report.json and OUTPUT/report.html, and prints the table.
+Vectors are Parquet as `guim embed-users` and `guim embed-items` write it, or .npy: users [U, d]
+or [U, C, d], items [X, d], with the ids of users.npy in users.ids.txt, one a line. What they have
+seen can't be told from them: use a data set whose as-of is theirs.
+writes OUTPUT/report.json and OUTPUT/report.html, and prints the tables.
 """
 
 
@@ -32,78 +41,83 @@ def evaluate(
     as_of: int | None = None,
     baselines: bool = True,
     seed: int = 0,
+    user_vectors: str | pathlib.Path | None = None,
+    item_vectors: str | pathlib.Path | None = None,
+    score: str = "cosine",
+    tasks: Sequence[str] | None = None,
+    exclude_seen: bool = False,
 ) -> EvalReport:
-    """Evaluates exported encoders and the baselines on the consumer matching tasks.
+    """Evaluates vectors and the baselines on consumer matching and consumer profile prediction.
 
     Args:
       dataset: what `guim build-dataset` wrote.
-      models: folder with `user_encoder` and `item_encoder`; None evaluates the baselines only.
+      models: folder with `user_encoder` and `item_encoder`; None evaluates what else is named.
       output: folder for `report.json` and `report.html`.
       run: what `guim train` wrote, for the training curves.
       as_of: the evaluation moment, seconds since the epoch; the data set's own by default. With
         models not before it: they have seen what came before.
       baselines: whether to evaluate the baselines.
       seed: draws the users that the page shows.
+      user_vectors: a file of vectors from elsewhere, see `vector_files`.
+      item_vectors: the same of items; needed for "cmp".
+      score: how those vectors are compared, "cosine" or "dot".
+      tasks: of "cmp" and "cpp"; by default "cmp", and "cpp" where the data set has labels.
+      exclude_seen: leaves items of the history out of rankings, for leave-one-out comparisons.
 
     Raises:
       ValueError: the input is missing, damaged or doesn't fit together; nothing is written.
     """
     # TensorFlow and matplotlib load here, so that `--help` does not wait for them.
-    from guim_tf.evaluation import baselines as known_baselines
     from guim_tf.evaluation.curves import read_curves
-    from guim_tf.evaluation.document import Method, to_document
+    from guim_tf.evaluation.document import to_document
     from guim_tf.evaluation.examples import draw_examples
-    from guim_tf.evaluation.interests import describe_interests
-    from guim_tf.evaluation.protocol import date, load_protocol
+    from guim_tf.evaluation.matching import evaluate_matching
+    from guim_tf.evaluation.population import has_labels, load_population
+    from guim_tf.evaluation.profile import evaluate_profile
+    from guim_tf.evaluation.protocol import load_protocol
     from guim_tf.evaluation.report import render_page, write_report
-    from guim_tf.evaluation.tasks import measure, rank, truths
-    from guim_tf.evaluation.vectors import encode, rank_vectors
+    from guim_tf.evaluation.sources import Given, Sources
+    from guim_tf.schema import Schema
 
-    if models is None and not baselines:
-        raise ValueError("models is None and baselines is False: there is nothing to evaluate.")
+    schema = Schema.load(dataset)
+    chosen = tuple(tasks) if tasks is not None else TASKS if has_labels(dataset) else (CMP,)
+    if not chosen or set(chosen) - set(TASKS):
+        raise ValueError(f"tasks is {tasks!r}, expected some of {', '.join(TASKS)}.")
+    given = Given.of(user_vectors, item_vectors, score=score, needs_items=CMP in chosen)
+    sources = Sources(models, given)
+    sources.require_as_of(schema, as_of)
+    if CMP in chosen and not baselines and not sources:
+        raise ValueError("there is nothing to evaluate: no models, no vectors and no baselines.")
     curves = None if run is None else read_curves(run)
-    protocol = load_protocol(dataset, as_of=as_of)
-    if models is not None and protocol.as_of < protocol.schema.as_of:
-        raise ValueError(
-            f"as_of is {date(protocol.as_of)}, but the models' vocabularies and training have "
-            f"seen what came before {date(protocol.schema.as_of)}; expected that or later. Build "
-            "the data set and train with the earlier --as-of instead."
-        )
-    methods: list[Method] = []
-    examples = []
-    used: tuple[pathlib.Path, ...] = ()
-    if models is not None:
-        vectors = encode(models, protocol)
-        ranked, winners = rank_vectors(vectors)
-        interests = describe_interests(
-            user_embedding=vectors.user_embedding,
-            item_embedding=vectors.item_embedding,
-            winners=winners,
-            truth=truths(protocol)["CMP-L"],
-        )
-        definition = (
-            f"Exact search: the highest cosine of a user's {vectors.interests} interest vectors "
-            "with an item's vector (Eq. 3)."
-        )
-        name = f"GUIM, C = {vectors.interests}"
-        methods.append(Method(name, definition, measure(protocol, ranked), interests))
-        examples = draw_examples(protocol, vectors, seed=seed)
-        used = vectors.models
     notes: list[str] = []
-    if baselines:
-        found, notes = known_baselines.baselines(protocol)
-        for baseline in found:
-            ranked = rank(baseline.score, users=len(protocol), items=len(protocol.catalogue))
-            measured = measure(protocol, ranked)
-            methods.append(Method(baseline.name, baseline.definition, measured))
+    examples = []
+    matching = profile = None
+    if CMP in chosen:
+        protocol = load_protocol(dataset, as_of=as_of)
+        vectors = sources.vectors(protocol)
+        measured = evaluate_matching(
+            protocol, vectors, with_baselines=baselines, exclude_seen=exclude_seen
+        )
+        notes += measured.notes
+        matching = (protocol, measured.methods)
+        for first in list(vectors.values())[:1]:
+            examples = draw_examples(protocol, first, seed=seed)
+    if CPP in chosen:
+        population = load_population(dataset, as_of=as_of)
+        features, missing = sources.features(population)
+        predicted = evaluate_profile(population, features)
+        notes += [*missing, *predicted.notes]
+        profile = (population, predicted)
     document = to_document(
         dataset=dataset,
-        protocol=protocol,
-        methods=methods,
+        schema=schema,
+        matching=matching,
+        profile=profile,
         notes=notes,
-        models=used,
+        models=sources.paths,
         run=run,
         seed=seed,
+        exclude_seen=exclude_seen,
     )
     page = render_page(document, curves=curves, examples=examples)
     return write_report(output, document=document, page=page)
@@ -113,18 +127,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `evaluate` from the command line; 2 and one line on stderr for bad input."""
     parser = argparse.ArgumentParser(
         prog="guim evaluate",
-        description="Measures user and item vectors on CMP-L, CMP-S and CMP-N by full ranking.",
+        description="Measures user and item vectors: consumer matching (CMP-L, CMP-S, CMP-N) by "
+        "full ranking, and consumer profile prediction (CPP) where there are labels.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="folder of `guim build-dataset`")
-    parser.add_argument("--models", help="folder of `guim export`; without it baselines only")
+    parser.add_argument("--models", help="folder of `guim export`; without it vectors or baselines")
+    parser.add_argument("--user-vectors", help="file of user vectors made elsewhere")
+    parser.add_argument("--item-vectors", help="file of item vectors made elsewhere")
+    parser.add_argument(
+        "--score",
+        choices=["cosine", "dot"],
+        default="cosine",
+        help="how those are compared (default: %(default)s)",
+    )
     parser.add_argument("--output", required=True, help="folder to write the report into")
     parser.add_argument("--run", help="folder of `guim train`, for the training curves")
     parser.add_argument(
         "--as-of", help="evaluation moment: seconds or ISO time, UTC unless it names a zone"
     )
-    parser.add_argument("--no-baselines", action="store_true", help="models only")
+    parser.add_argument(
+        "--tasks",
+        help="comma-separated: cmp, cpp (default: cmp, and cpp where the data set has labels)",
+    )
+    parser.add_argument(
+        "--exclude-seen",
+        action="store_true",
+        help="leave items of the history out of rankings, as published leave-one-out tables do",
+    )
+    parser.add_argument("--no-baselines", action="store_true", help="vectors only")
     parser.add_argument("--seed", type=int, default=0, help="draws the users that the page shows")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow loads
@@ -137,6 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             as_of=None if arguments.as_of is None else parse_moment(arguments.as_of),
             baselines=not arguments.no_baselines,
             seed=arguments.seed,
+            user_vectors=arguments.user_vectors,
+            item_vectors=arguments.item_vectors,
+            score=arguments.score,
+            tasks=None if arguments.tasks is None else arguments.tasks.split(","),
+            exclude_seen=arguments.exclude_seen,
         )
     except (ValueError, OSError) as e:
         print("guim evaluate: " + " ".join(str(e).split()), file=sys.stderr)
@@ -163,11 +200,12 @@ def parse_moment(text: str) -> int:
 def _print(report: EvalReport) -> None:
     import rich.console
 
-    from guim_tf.evaluation.report import terminal_table
+    from guim_tf.evaluation.report import terminal_tables
     from guim_tf.evaluation.tables import number, signed
 
     console = rich.console.Console()
-    console.print(terminal_table(report.document))
+    for table in terminal_tables(report.document):
+        console.print(table)
     for line in report.document["comparisons"]:
         difference = line["difference"]
         if difference["half_width"] is not None:

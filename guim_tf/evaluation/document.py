@@ -13,55 +13,45 @@ from typing import Any
 import numpy as np
 
 from guim_tf.evaluation import metrics
-from guim_tf.evaluation.interests import Interests
+from guim_tf.evaluation.matching import Method
+from guim_tf.evaluation.population import Population
+from guim_tf.evaluation.profile import SEEDS, Profile
 from guim_tf.evaluation.protocol import Protocol, date
-from guim_tf.evaluation.tasks import SLICE_METRIC, Measured, truths
+from guim_tf.evaluation.ragged import Ragged
+from guim_tf.evaluation.tasks import SLICE_METRIC, slices, truths
+from guim_tf.schema import Schema
 from guim_tf.version import __version__
 
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-text", "numpy", "pyarrow")
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A row of the report. `interests` is of models alone."""
-
-    name: str
-    definition: str
-    measured: Measured
-    interests: Interests | None = None
-
-
 def to_document(
     *,
     dataset: str | pathlib.Path,
-    protocol: Protocol,
-    methods: Sequence[Method],
+    schema: Schema,
     notes: Sequence[str],
     models: Sequence[pathlib.Path],
     run: str | pathlib.Path | None,
     seed: int,
+    matching: tuple[Protocol, Sequence[Method]] | None = None,
+    profile: tuple[Population, Profile] | None = None,
+    exclude_seen: bool = False,
 ) -> dict[str, Any]:
-    """All numbers of an evaluation as JSON knows them; a mean of nobody is null."""
-    schema = protocol.schema
+    """All numbers of an evaluation as JSON knows them; a mean of nobody is null.
+
+    `protocol` is null and `methods` is empty without consumer matching, `profile` is null without
+    consumer profile prediction.
+    """
+    protocol, methods = matching or (None, ())
     document = {
         "dataset": {
             "path": str(dataset),
             "fingerprint": schema.fingerprint,
             "first_event": date(schema.first_timestamp),
             "last_event": date(schema.last_timestamp),
-            "users": len(protocol.past),
-            "items": len(protocol.catalogue),
-        },
-        "protocol": {
-            "as_of": date(protocol.as_of),
-            "as_of_timestamp": protocol.as_of,
-            "history_days": protocol.history_days,
-            "test_days": protocol.test_days,
-            "users": len(protocol),
-            "candidates": len(protocol.catalogue),
-            "events_before": len(protocol.past.timestamps),
-            "tasks": {name: _truth_counts(protocol, x) for name, x in truths(protocol).items()},
-        },
+        }
+        | ({} if protocol is None else _sizes(protocol)),
+        "protocol": None if protocol is None else _protocol(protocol, exclude_seen),
         "methods": [
             {
                 "name": method.name,
@@ -78,6 +68,7 @@ def to_document(
             for method in methods
         ],
         "comparisons": _comparisons(methods),
+        "profile": None if profile is None else _profile(*profile),
         "notes": list(notes),
         "models": [str(path) for path in models],
         "run": None if run is None else str(run),
@@ -91,12 +82,45 @@ def to_document(
     return _plain(document)
 
 
-def _truth_counts(protocol: Protocol, truth: Any) -> dict[str, Any]:
+def _sizes(protocol: Protocol) -> dict[str, int]:
+    return {"users": len(protocol.past), "items": len(protocol.catalogue)}
+
+
+def _protocol(protocol: Protocol, exclude_seen: bool) -> dict[str, Any]:
+    return {
+        "as_of": date(protocol.as_of),
+        "as_of_timestamp": protocol.as_of,
+        "history_days": protocol.history_days,
+        "test_days": protocol.test_days,
+        "exclude_seen": exclude_seen,
+        "users": len(protocol),
+        "candidates": len(protocol.catalogue),
+        "events_before": len(protocol.past.timestamps),
+        "tasks": {name: _truth_counts(protocol, x) for name, x in truths(protocol).items()},
+    }
+
+
+def _profile(population: Population, profile: Profile) -> dict[str, Any]:
+    return {
+        "as_of": date(population.as_of),
+        "history_days": population.history_days,
+        "users": len(population),
+        "without_history": population.without_history,
+        "without_label": population.without_label,
+        "seeds": SEEDS,
+        "labels": profile.labels,
+        "methods": profile.methods,
+    }
+
+
+def _truth_counts(protocol: Protocol, truth: Ragged) -> dict[str, Any]:
     repeated = protocol.history.items.contains(truth.owners, truth.values)
+    cold = slices(protocol, truth)["item popularity"]["never seen"]
     return {
         "users": int((truth.lengths > 0).sum()),
         "pairs": len(truth.values),
         "repeated_share": repeated.mean() if len(repeated) else math.nan,
+        "never_seen": {"users": int((cold.lengths > 0).sum()), "pairs": len(cold.values)},
     }
 
 

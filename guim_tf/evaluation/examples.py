@@ -41,14 +41,15 @@ class Example:
 
 def draw_examples(protocol: Protocol, vectors: Vectors, *, seed: int) -> list[Example]:
     """Users drawn at random, whatever their recommendations look like."""
-    eligible = np.flatnonzero(protocol.history.items.lengths >= LEAST_EVENTS)
+    eligible = vectors.user_rows
+    eligible = eligible[protocol.history.items.lengths[eligible] >= LEAST_EVENTS]
     drawn = np.random.default_rng(seed).permutation(eligible)[:USERS]
     if not len(drawn):
         return []
+    some = vectors.take(drawn)
     ranked = [
         rank_vectors(
-            dataclasses.replace(vectors, user_embedding=vectors.user_embedding[drawn, c : c + 1]),
-            k=ITEMS,
+            dataclasses.replace(some, user_embedding=some.user_embedding[:, c : c + 1]), k=ITEMS
         )[0]
         for c in range(vectors.interests)
     ]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from guim_tf.evaluation.ragged import Ragged
+from guim_tf.evaluation.search import COSINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ def describe_interests(
     item_embedding: np.ndarray,
     winners: np.ndarray,
     truth: Ragged,
+    score: str = COSINE,
 ) -> Interests:
     """Describes user vectors `[U, C, d]` and item vectors `[X, d]`.
 
@@ -40,13 +42,15 @@ def describe_interests(
       user_embedding: any length.
       item_embedding: any length.
       winners: `[U, K]` interest that won each place of the ranking, -1 for none.
-      truth: catalogue rows that each user bought.
+      truth: item rows that each user bought.
+      score: how vectors are compared, "cosine" or "dot".
     """
     users, items = _unit(user_embedding), _unit(item_embedding)
     interests, count = users.shape[1], len(items)
+    compared = (users, items) if score == COSINE else (user_embedding, item_embedding)
     bought = np.zeros(interests, np.int64)
     for user in range(len(users)):  # one user at a time: [pairs, C, d] would not fit
-        best = (users[user] @ items[truth[user]].T).argmax(axis=0)
+        best = (compared[0][user] @ compared[1][truth[user]].T).argmax(axis=0)
         bought += np.bincount(best, minlength=interests)
     pairs = np.einsum("ucd,ued->ce", users, users) / len(users)
     other = ~np.eye(interests, dtype=bool)

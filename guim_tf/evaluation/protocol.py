@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
 from guim_tf.evaluation.ragged import Events, Ragged
-from guim_tf.evaluation.records import RecordError, read_records
+from guim_tf.evaluation.records import RecordError, Records, read_records
 from guim_tf.schema import DAY, Schema
 
 
@@ -84,15 +85,7 @@ def load_protocol(
     histories: list[Events] = []
     futures: list[Events] = []
     pasts: list[Events] = []
-    for batch in read_records(dataset, splits=splits, compression=schema.compression):
-        rows = catalogue.rows_of(batch.item_keys.values)
-        if (rows < 0).any():
-            user = batch.user_ids[batch.item_keys.owners[rows < 0][0]]
-            raise RecordError(
-                f"{dataset}: the record of user {user!r} has an item that is not in "
-                f"{names.ITEMS_FILE}. Build the data set again with `guim build-dataset`."
-            )
-        events = Events(Ragged(batch.item_keys.offsets, rows), batch.timestamps)
+    for batch, events in read_events(dataset, schema=schema, catalogue=catalogue, splits=splits):
         history = events.between(as_of - history_days * DAY, as_of)
         future = events.between(as_of, as_of + test_days * DAY)
         known = np.flatnonzero((history.items.lengths > 0) & (future.items.lengths > 0))
@@ -106,7 +99,7 @@ def load_protocol(
             f"as_of is {date(as_of)}: no user has events both in the {history_days} days before "
             f"it and in the {test_days} days from it. The events of {dataset} are of "
             f"{date(schema.first_timestamp)} to {date(schema.last_timestamp)}; choose a day "
-            "between them."
+            "between them, or ask for `--tasks cpp`, which needs no events from then on."
         )
     user_ids = np.concatenate(users)
     order = np.argsort(user_ids, kind="stable")
@@ -118,10 +111,25 @@ def load_protocol(
         catalogue=catalogue,
         user_ids=user_ids[order],
         examples=np.concatenate(examples)[order],
-        history=_concatenate(histories).take(order),
-        future=_concatenate(futures).take(order),
-        past=_concatenate(pasts),
+        history=concatenate(histories).take(order),
+        future=concatenate(futures).take(order),
+        past=concatenate(pasts),
     )
+
+
+def read_events(
+    dataset: str | pathlib.Path, *, schema: Schema, catalogue: Catalogue, splits: Sequence[str]
+) -> Iterator[tuple[Records, Events]]:
+    """Batches of users with all their events as catalogue rows; raises `RecordError`."""
+    for batch in read_records(dataset, splits=splits, compression=schema.compression):
+        rows = catalogue.rows_of(batch.item_keys.values)
+        if (rows < 0).any():
+            user = batch.user_ids[batch.item_keys.owners[rows < 0][0]]
+            raise RecordError(
+                f"{dataset}: the record of user {user!r} has an item that is not in "
+                f"{names.ITEMS_FILE}. Build the data set again with `guim build-dataset`."
+            )
+        yield batch, Events(Ragged(batch.item_keys.offsets, rows), batch.timestamps)
 
 
 def date(timestamp: int) -> str:
@@ -130,7 +138,8 @@ def date(timestamp: int) -> str:
     return moment.strftime("%Y-%m-%d" if timestamp % DAY == 0 else "%Y-%m-%dT%H:%M:%SZ")
 
 
-def _concatenate(parts: list[Events]) -> Events:
+def concatenate(parts: Sequence[Events]) -> Events:
+    """The users of all parts, in that order."""
     lengths = np.concatenate([part.items.lengths for part in parts])
     return Events(
         Ragged(

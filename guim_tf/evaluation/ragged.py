@@ -64,7 +64,11 @@ class Ragged:
     def contains(self, owners: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Whether `values[i]` is in the list `owners[i]`; shapes broadcast, result bool."""
         width = 1 + max(self.values.max(initial=0), values.max(initial=0))
-        return np.isin(owners * width + values, self.owners * width + self.values) & (values >= 0)
+        held, asked = np.sort(self.owners * width + self.values), owners * width + values
+        if not len(held):
+            return np.zeros(asked.shape, bool)
+        at = np.minimum(np.searchsorted(held, asked), len(held) - 1)
+        return (held[at] == asked) & (values >= 0)
 
 
 def ragged(lists: Sequence[Sequence[int] | np.ndarray]) -> Ragged:

@@ -39,32 +39,55 @@ class EvalReport:
         return found[method]["tasks"][task][metric]["mean"]
 
 
-def terminal_table(document: dict[str, Any]) -> rich.table.Table:
-    """All methods on all tasks, a task a section; the best of a column has a star."""
-    laid_out = tables.main_table(document)
-    protocol = document["protocol"]
+def terminal_tables(document: dict[str, Any]) -> list[rich.table.Table]:
+    """A table for each task and one for the profile; the best of a column has a star."""
+    found = []
+    if document["methods"]:
+        protocol, laid_out = document["protocol"], tables.main_table(document)
+        start = 0
+        for task, note, count in laid_out.groups:
+            columns = slice(start, start + count)
+            title = f"{task}, {note}"
+            if not start:
+                title = (
+                    f"As of {protocol['as_of']}: {protocol['users']:,} users, "
+                    f"{protocol['candidates']:,} candidates, full ranking\n{title}"
+                )
+            names = [metric for metric, _ in laid_out.columns[columns]]
+            found.append(_terminal_table(title, names, laid_out.rows, columns))
+            start += count
+    profile = document["profile"]
+    if profile and profile["labels"]:
+        laid_out = tables.profile_table(profile)
+        title = (
+            f"Profile as of {profile['as_of']}: accuracy, {profile['users']:,} users, "
+            f"{profile['seeds']} seeds"
+        )
+        names = [label for label, _, _ in laid_out.groups]
+        found.append(_terminal_table(title, names, laid_out.rows, slice(None)))
+    return found
+
+
+def _terminal_table(
+    title: str, names: Sequence[str], rows: Sequence[tables.Row], columns: slice
+) -> rich.table.Table:
     table = rich.table.Table(
-        title=f"As of {protocol['as_of']}: {protocol['users']:,} users, "
-        f"{protocol['candidates']:,} candidates, full ranking",
+        title=title,
+        title_justify="left",
         caption="* best of the column",
         box=rich.box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
     )
-    start = 0
-    for i, (task, note, count) in enumerate(laid_out.groups):
-        if i == 0:
-            table.add_column("", overflow="fold")
-            for metric, _ in laid_out.columns[:count]:
-                table.add_column(metric, justify="right", no_wrap=True)
-        table.add_row(f"[bold]{task}[/bold], {note}")
-        for row in laid_out.rows:
-            cells = [
-                f"[bold]{cell.text}*[/bold]" if cell.best else f"{cell.text} "
-                for cell in row.cells[start : start + count]
-            ]
-            style = "cyan" if row.is_model else ""
-            table.add_row(f"  {rich.markup.escape(row.name)}", *cells, style=style)
-        start += count
-        table.add_section()
+    table.add_column("", overflow="fold", min_width=20)
+    for name in names:  # narrow, so that seven fit a terminal
+        name = rich.markup.escape(name).replace("@", "\n@")
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [
+            f"[bold]{cell.text}*[/bold]" if cell.best else f"{cell.text} "
+            for cell in row.cells[columns]
+        ]
+        table.add_row(rich.markup.escape(row.name), *cells, style="cyan" if row.is_model else "")
     return table
 
 
@@ -79,19 +102,30 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    methods = document["methods"]
-    models = [method for method in methods if method["kind"] == "model"]
-    metric = methods[0]["slice_metric"]
-    tasks = document["protocol"]["tasks"]
     return environment.get_template(_TEMPLATE).render(
         document=document,
-        metric=metric,
-        models=models,
-        main=tables.main_table(document),
-        slices={task: tables.slice_table(document, task) for task in tasks},
         number=tables.number,
         signed=tables.signed,
-        means_plot=plots.plot_means(
+        matching=_matching(document) if document["methods"] else None,
+        profile=tables.profile_table(document["profile"]) if document["profile"] else None,
+        curves=curves,
+        curves_plot=plots.plot_curves(curves) if curves and curves.series else None,
+        examples=examples,
+    )
+
+
+def _matching(document: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of consumer matching."""
+    methods = document["methods"]
+    models = [method for method in methods if method["kind"] == "model"]
+    metric, tasks = methods[0]["slice_metric"], document["protocol"]["tasks"]
+    return {
+        "metric": metric,
+        "models": models,
+        "main": tables.main_table(document),
+        "slices": {task: tables.slice_table(document, task) for task in tasks},
+        "cold": tables.cold_table(document),
+        "means_plot": plots.plot_means(
             {
                 task: {method["name"]: method["tasks"][task][metric] for method in methods}
                 for task, of in tasks.items()
@@ -100,15 +134,12 @@ def render_page(
             models=[method["name"] for method in models],
             label=f"mean {metric}",
         ),
-        curves=curves,
-        curves_plot=plots.plot_curves(curves) if curves and curves.series else None,
-        interest_plots={
+        "interest_plots": {
             method["name"]: plots.plot_interests(method["interests"])
             for method in models
             if len(method["interests"]["recommended"]) > 1
         },
-        examples=examples,
-    )
+    }
 
 
 def write_report(output: str | pathlib.Path, *, document: dict[str, Any], page: str) -> EvalReport:

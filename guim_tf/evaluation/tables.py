@@ -79,6 +79,40 @@ def slice_table(document: dict[str, Any], task: str) -> Table:
     )
 
 
+def cold_table(document: dict[str, Any]) -> Table:
+    """All methods on the items that nobody had bought before: found by their texts or not at all.
+
+    Of the tasks that have such items; there may be none.
+    """
+    methods, protocol = document["methods"], document["protocol"]["tasks"]
+    tasks = [task for task, of in protocol.items() if of["never_seen"]["pairs"]]
+    counts = {task: protocol[task]["never_seen"] for task in tasks}
+    return Table(
+        groups=[(task, "", 1) for task in tasks],
+        columns=[
+            (methods[0]["slice_metric"], f"{x['pairs']:,} truths of {x['users']:,} users")
+            for x in counts.values()
+        ],
+        rows=_rows(
+            methods,
+            [
+                [method["slices"][task]["item popularity"]["never seen"] for method in methods]
+                for task in tasks
+            ],
+        ),
+    )
+
+
+def profile_table(profile: dict[str, Any]) -> Table:
+    """All methods on all labels: accuracy on test users."""
+    labels, methods = profile["labels"], profile["methods"]
+    return Table(
+        groups=[(label, f"{of['classes']} classes", 1) for label, of in labels.items()],
+        columns=[("accuracy", f"{of['test']:,} test users") for of in labels.values()],
+        rows=_rows(methods, [[method["accuracy"][x] for method in methods] for x in labels]),
+    )
+
+
 def number(value: float) -> str:
     """Four decimals without the leading zero: .4760."""
     return f"{value:.4f}".replace("0.", ".", 1)

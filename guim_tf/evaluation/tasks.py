@@ -5,6 +5,7 @@ A slice of a task is the same task with a part of its truth, so everything is me
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,10 +16,19 @@ from guim_tf.evaluation.ragged import Ragged
 from guim_tf.schema import DAY
 
 K = 100  # length of a ranking (M in Eq. 5)
-METRICS: dict[str, Callable[[np.ndarray, Ragged], np.ndarray]] = {
-    "recall@100": lambda ranked, truth: metrics.recall_at_k(ranked, truth, 100),
-    "recall@20": lambda ranked, truth: metrics.recall_at_k(ranked, truth, 20),
-    "ndcg@20": lambda ranked, truth: metrics.ndcg_at_k(ranked, truth, 20),
+Metric = Callable[[np.ndarray, Ragged], np.ndarray]
+
+
+def _metrics(*, recall: tuple[int, ...], ndcg: tuple[int, ...]) -> dict[str, Metric]:
+    found: dict[str, Metric] = {f"recall@{k}": partial(metrics.recall_at_k, k=k) for k in recall}
+    return found | {f"ndcg@{k}": partial(metrics.ndcg_at_k, k=k) for k in ndcg}
+
+
+# The next item is one item: its recall@k is the hit rate, HR@k, of leave-one-out comparisons.
+METRICS: dict[str, dict[str, Metric]] = {
+    "CMP-L": _metrics(recall=(100, 20), ndcg=(20,)),
+    "CMP-S": _metrics(recall=(100, 20), ndcg=(20,)),
+    "CMP-N": _metrics(recall=(100, 20, 10, 5), ndcg=(20, 10, 5)),
 }
 SLICE_METRIC = "recall@100"
 HISTORY_LENGTHS = (1, 11, 51, 201)  # the first length of each group, in events
@@ -95,13 +105,13 @@ def measure(protocol: Protocol, ranked: np.ndarray) -> Measured:
     tasks = truths(protocol)
     return Measured(
         values={
-            task: {name: metric(ranked, truth) for name, metric in METRICS.items()}
+            task: {name: metric(ranked, truth) for name, metric in METRICS[task].items()}
             for task, truth in tasks.items()
         },
         slices={
             task: {
                 division: {
-                    part: metrics.mean(METRICS[SLICE_METRIC](ranked, some))
+                    part: metrics.mean(METRICS[task][SLICE_METRIC](ranked, some))
                     for part, some in parts.items()
                 }
                 for division, parts in slices(protocol, truth).items()
@@ -112,7 +122,12 @@ def measure(protocol: Protocol, ranked: np.ndarray) -> Measured:
 
 
 def rank(
-    score: Callable[[np.ndarray], np.ndarray], *, users: int, items: int, k: int = K
+    score: Callable[[np.ndarray], np.ndarray],
+    *,
+    users: int,
+    items: int,
+    k: int = K,
+    exclude: Ragged | None = None,
 ) -> np.ndarray:
     """Ranks all items for all users, a chunk of users at a time.
 
@@ -121,13 +136,23 @@ def rank(
       users: number of users.
       items: number of items.
       k: length of a ranking.
+      exclude: items that must not be ranked, a list for each user.
 
     Returns:
-      `[users, k]` int64; the tie rule is that of `metrics.top_k`.
+      `[users, k]` int64, -1 where a list has ended; the tie rule is that of `metrics.top_k`.
     """
     ranked = np.full((users, k), -1, np.int64)
     chunk = max(1, _CHUNK_SCORES // items)
     for start in range(0, users, chunk):
         rows = np.arange(start, min(start + chunk, users))
-        ranked[rows] = metrics.top_k(score(rows), k)
+        scores = score(rows)
+        if exclude is None:
+            ranked[rows] = metrics.top_k(scores, k)
+            continue
+        scores = np.array(scores, np.float32)
+        gone = exclude.take(rows)
+        scores[gone.owners, gone.values] = -np.inf
+        best = metrics.top_k(scores, k)
+        ended = np.isneginf(np.take_along_axis(scores, best, axis=1))
+        ranked[rows] = np.where(ended, -1, best)
     return ranked

@@ -1,4 +1,4 @@
-"""User and item vectors from exported SavedModels, and rankings by them."""
+"""User and item vectors of exported SavedModels or from elsewhere, and rankings by them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,59 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
+from guim_tf.catalogue import Catalogue
 from guim_tf.encoders import ModelError, encode_items, encode_users, load_encoder
+from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.protocol import Protocol
+from guim_tf.evaluation.ragged import Ragged
+from guim_tf.evaluation.search import COSINE, search
 from guim_tf.evaluation.tasks import K
-from guim_tf.mixture import search_exact
-
-_CHUNK_SCORES = 8_000_000  # scores in memory at once
+from guim_tf.evaluation.vector_files import read_vectors
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """What a pair of encoders says of a protocol's users and catalogue.
+    """Vectors of U users and X items of a catalogue.
 
     Attributes:
-      user_embedding: `[U, C, d]` float32.
-      item_embedding: `[X, d]` float32.
-      models: the version folders that they came from.
+      user_embedding: `[U, C, d]` float32; zeros where a user has none.
+      item_embedding: `[X, d]` float32; zeros where an item has none.
+      sources: the version folders or the files that they came from.
+      score: how they are compared, "cosine" or "dot".
+      has_user: `[U]` bool, or None where every user has vectors.
+      has_item: `[X]` bool, or None where every item has one.
     """
 
     user_embedding: np.ndarray
     item_embedding: np.ndarray
-    models: tuple[pathlib.Path, ...]
+    sources: tuple[pathlib.Path, ...]
+    score: str = COSINE
+    has_user: np.ndarray | None = None
+    has_item: np.ndarray | None = None
 
     @property
     def interests(self) -> int:
         """C."""
         return self.user_embedding.shape[1]
+
+    @property
+    def user_rows(self) -> np.ndarray:
+        """The users that have vectors."""
+        return _rows(self.has_user, len(self.user_embedding))
+
+    @property
+    def item_rows(self) -> np.ndarray:
+        """The items that have one."""
+        return _rows(self.has_item, len(self.item_embedding))
+
+    def take(self, users: np.ndarray) -> Vectors:
+        """The same items with the users `users`, in that order."""
+        return dataclasses.replace(
+            self,
+            user_embedding=self.user_embedding[users],
+            has_user=None if self.has_user is None else self.has_user[users],
+        )
 
 
 def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = True) -> Vectors:
@@ -50,9 +75,8 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
       ModelError: a model can't be loaded or gives something else than vectors.
     """
     item_path, item_model = load_encoder(models, "item_encoder", schema=protocol.schema)
-    user_path, user_model = load_encoder(models, "user_encoder", schema=protocol.schema)
     items = encode_items(item_model, protocol.catalogue, progress=progress)
-    users = encode_users(user_model, protocol.examples, as_of=protocol.as_of, progress=progress)
+    user_path, users = user_vectors(models, protocol, progress=progress)
     if users.shape[2] != items.shape[1]:
         raise ModelError(
             f"{user_path} gives vectors of size {users.shape[2]} and {item_path} of size "
@@ -61,19 +85,74 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
     return Vectors(users, items, (user_path, item_path))
 
 
-def rank_vectors(vectors: Vectors, *, k: int = K) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search for all users, a chunk at a time.
+def user_vectors(
+    models: str | pathlib.Path, users: Protocol | Population, *, progress: bool = True
+) -> tuple[pathlib.Path, np.ndarray]:
+    """The version folder and the vectors `[U, C, d]` of users as of their moment; see `encode`."""
+    path, model = load_encoder(models, "user_encoder", schema=users.schema)
+    return path, encode_users(model, users.examples, as_of=users.as_of, progress=progress)
+
+
+def read(
+    user_vectors: str | pathlib.Path,
+    item_vectors: str | pathlib.Path,
+    *,
+    user_ids: np.ndarray,
+    catalogue: Catalogue,
+    score: str = COSINE,
+) -> Vectors:
+    """Vectors from files, for the users `user_ids` `[U]` and a catalogue; see `read_vectors`.
+
+    Raises:
+      VectorFileError: a file is not what it should be, or the two don't fit each other.
+    """
+    users = read_vectors(user_vectors, kind="user")
+    items = read_vectors(item_vectors, kind="item")
+    items.require_one_vector()
+    users.require_size(items)
+    user_embedding, has_user = users.select(user_ids)
+    item_embedding, has_item = items.select(catalogue.item_id)
+    return Vectors(
+        user_embedding,
+        item_embedding[:, 0],
+        (users.path, items.path),
+        score,
+        None if has_user.all() else has_user,
+        None if has_item.all() else has_item,
+    )
+
+
+def rank_vectors(
+    vectors: Vectors, *, k: int = K, exclude: Ragged | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search for all users; who or what has no vector finds nothing and is not found.
+
+    Args:
+      vectors: of users and items.
+      k: length of a ranking.
+      exclude: catalogue rows that must not come back, a list for each user.
 
     Returns:
       catalogue rows `[U, k]` int64 and the interest that won each `[U, k]` int64; -1 for none.
     """
-    items = tf.constant(vectors.item_embedding)
-    users = vectors.user_embedding
-    chunk = max(1, _CHUNK_SCORES // (vectors.interests * len(vectors.item_embedding)))
-    found = [
-        search_exact(tf.constant(users[start : start + chunk]), items, k)
-        for start in range(0, len(users), chunk)
-    ]
-    rows = np.concatenate([rows.numpy() for rows, _, _ in found])
-    interests = np.concatenate([interests.numpy() for _, _, interests in found])
-    return rows, interests.astype(np.int64)
+    users, items = vectors.user_rows, vectors.item_rows
+    ranked = np.full((2, len(vectors.user_embedding), k), -1, np.int64)
+    if exclude is not None:
+        exclude = exclude.take(users)
+        if vectors.has_item is not None:  # rows of the catalogue -> rows of `items`
+            exclude = exclude.where(vectors.has_item[exclude.values])
+            exclude = Ragged(exclude.offsets, np.searchsorted(items, exclude.values))
+    found = search(
+        vectors.user_embedding if vectors.has_user is None else vectors.user_embedding[users],
+        vectors.item_embedding if vectors.has_item is None else vectors.item_embedding[items],
+        k,
+        score=vectors.score,
+        exclude=exclude,
+    )
+    ranked[0, users] = np.where(found.rows < 0, -1, items[found.rows])
+    ranked[1, users] = found.interests
+    return ranked[0], ranked[1]
+
+
+def _rows(has: np.ndarray | None, count: int) -> np.ndarray:
+    return np.arange(count) if has is None else np.flatnonzero(has)

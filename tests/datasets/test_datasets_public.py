@@ -158,3 +158,58 @@ def test_prepare_makes_a_shop(tmp_path, capsys):
     assert mapping["labels"]["labels"] == ["has_child", "child_gender", "age_group"]
     assert main(["synthetic", "--output", str(tmp_path), "--items", "10"]) == 2
     assert "items is 10, expected at least 90" in capsys.readouterr().err
+
+
+def test_amazon_counts_days_from_the_end(tmp_path):
+    folder = tmp_path / "amazon_s3rec"
+    folder.mkdir()
+    (folder / "Beauty.txt.gz").write_bytes(gzip.compress(b"1 7 9 7\n2 9\n"))
+    attributes = b'{"7": [24, 1, 25], "9": [], "8": [3]}'
+    (folder / "Beauty_item2attributes.json.gz").write_bytes(gzip.compress(attributes))
+    arguments = ["amazon_beauty", "--data-dir", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    # 2014-07-23 is the day of the last item of both users.
+    assert [tuple(row.values()) for row in rows(tmp_path / "out" / "events.csv")] == [
+        ("1", "7", str(1_406_073_600 - 2 * 86_400)),
+        ("1", "9", str(1_406_073_600 - 86_400)),
+        ("1", "7", "1406073600"),
+        ("2", "9", "1406073600"),
+    ]
+    assert [tuple(row.values()) for row in rows(tmp_path / "out" / "items.csv")] == [
+        ("7", "25", "a24 a1 a25"),
+        ("9", "", ""),
+        ("8", "3", "a3"),
+    ]
+
+
+def test_amazon_files_that_are_damaged(tmp_path, capsys):
+    sequences = tmp_path / "Sports_and_Outdoors.txt.gz"
+    attributes = tmp_path / "Sports_and_Outdoors_item2attributes.json.gz"
+    arguments = ["amazon_sports", "--data-dir", str(tmp_path), "--output", str(tmp_path / "out")]
+    for log, table, message in (
+        (b"1 2\n3\n", b"{}", "txt.gz, line 2: '3', expected a user and at least one item"),
+        (b"1 2\n", b"{", "json.gz is not JSON"),
+        (b"1 2\n", b"[1]", "expected an object of items"),
+    ):
+        sequences.write_bytes(gzip.compress(log))
+        attributes.write_bytes(gzip.compress(table))
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "items", "users"),
+    [("amazon_beauty", 198_502, 12_101, 22_363), ("amazon_sports", 296_337, 18_357, 35_598)],
+)
+def test_amazon_as_published(data_dir, tmp_path, name, events, items, users):
+    assert main([name, "--data-dir", str(data_dir), "--output", str(tmp_path)]) == 0
+    log = rows(tmp_path / "events.csv")
+    assert len(log) == events
+    assert len({row["user_id"] for row in log}) == users
+    assert {row["item_id"] for row in log} == {
+        row["item_id"] for row in rows(tmp_path / "items.csv")
+    }
+    assert len({row["item_id"] for row in log}) == items
+    last = max(int(row["timestamp"]) for row in log)
+    assert sum(int(row["timestamp"]) == last for row in log) == users  # each holds out one item

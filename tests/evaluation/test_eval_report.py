@@ -11,7 +11,7 @@ import pytest
 from guim_tf.evaluation import evaluate, main
 from guim_tf.evaluation.command import parse_moment
 from guim_tf.evaluation.curves import Curves, read_curves
-from guim_tf.evaluation.tables import number, signed
+from guim_tf.evaluation.tables import cold_table, number, signed
 
 AS_OF = 1000 * 86_400
 
@@ -63,6 +63,7 @@ def test_facts_and_absent_means(report):
         "users": 3,
         "pairs": 5,
         "repeated_share": pytest.approx(1 / 5),
+        "never_seen": {"users": 0, "pairs": 0},
     }
     assert document["protocol"]["tasks"]["CMP-S"]["users"] == 2
     nobody = document["methods"][0]["slices"]["CMP-L"]["item popularity"]["never seen"]
@@ -288,3 +289,32 @@ def test_importing_and_help_are_cheap():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "guim evaluate --dataset dataset --output report" in done.stdout
+
+
+def test_exclude_seen(shop, shop_models, tmp_path):
+    report = evaluate(dataset=shop, models=shop_models, output=tmp_path, exclude_seen=True)
+    # Of what anna bought next (A, C and D) she had A; ben and finn bought what they had not.
+    for method in ("GUIM, C = 2", "EASE", "popular, all time"):
+        assert report.mean(method, "CMP-L", "recall@100") == pytest.approx((2 / 3 + 1 + 1) / 3)
+    repeated = report.document["methods"][0]["slices"]["CMP-L"]["purchase"]["repeated"]
+    assert (repeated["mean"], repeated["users"]) == (0, 1)
+    page = report.html_path.read_text(encoding="utf-8")
+    assert "items bought before are removed" in page
+    assert "left out of all rankings" in page
+
+
+def test_items_never_seen_have_a_table(shop_writer, tmp_path):
+    log = {
+        "x": [(-2, "A"), (1, "E"), (2, "D")],
+        "y": [(-1, "B"), (1, "A")],
+        **{f"z{i:03d}": [(-3, f"old{i:03d}")] for i in range(110)},
+    }
+    report = evaluate(dataset=shop_writer(tmp_path / "x", log), models=None, output=tmp_path)
+    # x's E and D have no past; 112 items do, and fill all hundred places of the popular ones.
+    assert report.document["protocol"]["tasks"]["CMP-L"]["never_seen"] == {"users": 1, "pairs": 2}
+    assert report.document["protocol"]["tasks"]["CMP-N"]["never_seen"] == {"users": 1, "pairs": 1}
+    cold = cold_table(report.document)
+    assert [title for title, _, _ in cold.groups] == ["CMP-L", "CMP-N"]
+    assert cold.columns[0] == ("recall@100", "2 truths of 1 users")
+    assert {row.name: row.cells[0].mean for row in cold.rows}["popular, all time"] == 0
+    assert "Items never seen" in report.html_path.read_text(encoding="utf-8")

@@ -83,3 +83,24 @@ def test_rank_in_chunks_is_rank_at_once(monkeypatch):
     monkeypatch.setattr(tasks, "_CHUNK_SCORES", 36)
     np.testing.assert_array_equal(tasks.rank(score, users=11, items=9, k=5), at_once)
     assert sizes == [4, 4, 3]
+
+
+def test_excluded_items_are_not_ranked(shop_protocol):
+    scores = np.array([[5, 4, 3, 2, 1]] * 3, np.float32)
+    ranked = tasks.rank(
+        lambda users: scores[users], users=3, items=5, k=4, exclude=ragged([[A, B], [], [E, A, D]])
+    )
+    assert ranked.tolist() == [[D, C, E, -1], [A, B, D, C], [B, C, -1, -1]]
+    assert scores.max() == 5  # the scores of the baseline are its own
+
+
+def test_the_next_item_is_measured_as_leave_one_out_tables_are(shop_protocol):
+    # The next items are C for Anna, B for Ben and A for Finn: places 6, 2 and none of eleven.
+    ranked = np.full((3, 11), -1)
+    ranked[0, 5], ranked[1, 1], ranked[2, 0] = C, B, E
+    values = tasks.measure(shop_protocol, ranked).values
+    assert values["CMP-N"]["recall@5"].tolist() == [0, 1, 0]
+    assert values["CMP-N"]["recall@10"].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(values["CMP-N"]["ndcg@5"], [0, 1 / math.log2(3), 0])
+    np.testing.assert_allclose(values["CMP-N"]["ndcg@10"], [1 / math.log2(7), 1 / math.log2(3), 0])
+    assert list(values["CMP-L"]) == ["recall@100", "recall@20", "ndcg@20"]

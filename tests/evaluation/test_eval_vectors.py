@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from guim_tf import encoders
 from guim_tf.encoders import ModelError
+from guim_tf.evaluation import search
 from guim_tf.evaluation import vectors as room
 from guim_tf.evaluation.interests import describe_interests
 from guim_tf.evaluation.ragged import ragged
@@ -50,7 +51,8 @@ def test_rank_vectors_in_chunks_is_numpy(monkeypatch):
         items / np.linalg.norm(items, axis=1, keepdims=True),
     )
     expected = np.argsort(-cosines.max(axis=1), axis=1)[:, :10]
-    monkeypatch.setattr(room, "_CHUNK_SCORES", 4 * 90)
+    monkeypatch.setattr(search, "_ITEMS_AT_ONCE", 7)
+    monkeypatch.setattr(search, "_BLOCK_ROWS", 12)
     rows, interests = rank_vectors(vectors, k=10)
     np.testing.assert_array_equal(rows, expected)
     winners = np.take_along_axis(cosines.argmax(axis=1), expected, axis=1)

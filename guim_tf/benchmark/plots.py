@@ -1,0 +1,298 @@
+"""The plots of a comparison, each a `data:` URI of an SVG, from the numbers of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from guim_tf.benchmark.item_map import ItemMap
+from guim_tf.evaluation.plots import INK, OTHER, WIDTH, _finish, _uri
+
+# Okabe and Ito's colours, told apart by the colour-blind too; yellow is too pale for lines.
+COLORS = ("#0b6e69", "#c2562d", "#3d6fb6", "#b98a00", "#8c4a8f", "#56a3c9", "#7a5230", "#6b7a3a")
+MARKS = "osD^vPX*"
+CATEGORIES = 8  # shown in colour on the map
+MAX_POINTS = 5_000  # items drawn on the map
+
+
+def plot_against_interests(
+    configurations: Sequence[dict[str, Any]],
+    *,
+    tasks: Sequence[str],
+    metric: str,
+    percent: bool = False,
+) -> str | None:
+    """Lines of families against C on a log2 axis (Figures 2 and 3); None with no family.
+
+    Args:
+      configurations: of `results.json`.
+      tasks: a pair of axes each.
+      metric: drawn on the y axis.
+      percent: the improvement over C = 1 instead of the value.
+    """
+    known = [x for x in configurations if x["family"] and (x["gain_percent"] or not percent)]
+    families = list(dict.fromkeys(x["family"] for x in known))
+    if not any(len({x["interests"] for x in known if x["family"] == f}) > 1 for f in families):
+        return None
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
+    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=percent)[0]
+    spread = 2 ** (0.05 * (np.arange(len(families)) - (len(families) - 1) / 2))
+    for ax, task in zip(axes, tasks, strict=True):
+        for i, family in enumerate(families):
+            points = sorted(
+                (x for x in known if x["family"] == family), key=lambda x: x["interests"]
+            )
+            found = [
+                x["gain_percent"][task] if percent else x["tasks"][task][metric] for x in points
+            ]
+            ax.errorbar(
+                spread[i] * np.array([x["interests"] for x in points]),  # side by side
+                *_bars(found),
+                color=COLORS[i % len(COLORS)],
+                marker=MARKS[i % len(MARKS)],
+                markersize=5,
+                linewidth=1.6,
+                elinewidth=1,
+                capsize=3,
+                label=family,
+            )
+        _finish(ax, title=task, x="C, interests of a user", grid="y")
+        places = sorted({x["interests"] for x in known})
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(places))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(places, [str(c) for c in places])
+        ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
+        shown = [x["tasks"][task][metric] for x in known]
+        if percent:
+            ax.axhline(0, color=INK, linewidth=0.8)
+        else:
+            ax.set_ylim(*_frame(shown, least=0.01))
+    if percent:
+        gains = [x["gain_percent"][task] for x in known for task in tasks]
+        reach = _reach(gains, least=1.0)
+        axes[0].set_ylim(-reach, reach)
+    label = f"{metric}, % over C = 1" if percent else f"mean {metric}"
+    axes[0].set_ylabel(label, fontsize=8.5, color=INK)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(families), 6),
+        fontsize=8.5,
+        frameon=False,
+    )
+    return _uri(figure)
+
+
+def plot_slices(
+    configurations: Sequence[dict[str, Any]], *, reference: str, task: str, metric: str
+) -> str | None:
+    """Differences from the reference on every slice of a task; None when there is no other."""
+    others = [x for x in configurations if x["name"] != reference and x["slice_difference"]]
+    if not others:
+        return None
+    divisions = others[0]["slice_difference"][task]
+    parts = [len(of) for of in divisions.values()]
+    height = 1.1 + max(parts) * (0.22 + 0.16 * len(others))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(1, len(divisions), squeeze=False, sharex=True)[0]
+    for ax, (division, of) in zip(axes, divisions.items(), strict=True):
+        places = np.arange(len(of))[::-1]
+        step = 0.72 / len(others)
+        for i, configuration in enumerate(others):
+            found = list(configuration["slice_difference"][task][division].values())
+            values, widths = _bars(found)
+            ax.errorbar(
+                values,
+                places + step * ((len(others) - 1) / 2 - i),
+                xerr=widths,
+                fmt=MARKS[i % len(MARKS)],
+                color=COLORS[i % len(COLORS)],
+                markersize=4.5,
+                elinewidth=1.2,
+                capsize=2.5,
+                label=configuration["name"],
+            )
+        for place in places[:-1]:
+            ax.axhline(place - 0.5, color="#e3e8ec", linewidth=0.9)
+        ax.axvline(0, color=INK, linewidth=1)
+        _finish(ax, title=division, x=f"{metric} minus that of {reference}", grid="x")
+        ax.set_yticks(places, [f"{part}\n{x['users']:,} users" for part, x in of.items()])
+        ax.set_ylim(-0.5, len(of) - 0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    every = [
+        found
+        for x in others
+        for of in x["slice_difference"][task].values()
+        for found in of.values()
+    ]
+    reach = _reach(every, least=0.01)
+    axes[0].set_xlim(-reach, reach)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(others), 6),
+        fontsize=8.5,
+        frameon=False,
+    )
+    return _uri(figure)
+
+
+def plot_interests(configurations: Sequence[dict[str, Any]]) -> str | None:
+    """Shares of wins, largest first, beside cosines; None where every C is 1."""
+    many = [x for x in configurations if len(x["interests_summary"]["purchased"]) > 1]
+    if not many:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.35 + 0.34 * len(many)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
+    places = np.arange(len(many))[::-1]
+    for place, configuration in zip(places, many, strict=True):
+        shares = configuration["interests_summary"]["purchased"]
+        ends = np.cumsum(shares)
+        shades = [COLORS[0], "#7fb5b1"]  # neighbours alternate: any C stays legible
+        for c, (share, end) in enumerate(zip(shares, ends, strict=True)):
+            left.barh(place, share, left=end - share, height=0.62, color=shades[c % 2])
+            if share >= 0.06:
+                color = "white" if c % 2 == 0 else INK
+                center = end - share / 2
+                left.text(
+                    center, place, f"{share:.0%}", ha="center", va="center", color=color, fontsize=8
+                )
+    left.set_xlim(0, 1)
+    left.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    _finish(left, title="Share of bought items that each interest wins", x="share", grid=None)
+    left.set_yticks(places, [x["name"] for x in many])
+    lowest = 0.0
+    for key, color, mark, name in (
+        ("mean_cosine", COLORS[1], "o", "two interests of a user"),
+        ("item_cosine", OTHER, "D", "two items"),
+    ):
+        values, widths = _bars([x["interests_summary"][key] for x in many])
+        lowest = min(lowest, float(np.nanmin(values - np.nan_to_num(widths))))
+        right.errorbar(
+            values,
+            places,
+            xerr=widths,
+            fmt=mark,
+            color=color,
+            elinewidth=1.2,
+            capsize=3,
+            label=name,
+        )
+    right.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+    right.axvline(0, color=INK, linewidth=0.8)
+    right.set_xlim(max(-1.05, 1.15 * lowest - 0.02), 1.05)
+    _finish(right, title="Mean cosine between", x="cosine; 1: collapsed into one", grid="x")
+    right.set_ylim(-0.5, len(many) - 0.5)
+    figure.legend(
+        *right.get_legend_handles_labels(),
+        loc="outside lower right",
+        ncols=2,
+        fontsize=8.5,
+        frameon=False,
+    )
+    return _uri(figure)
+
+
+def plot_map(found: ItemMap) -> str:
+    """Items by category, and one user's interests and purchases among them."""
+    figure = Figure(figsize=(WIDTH, 7.2), layout="constrained")
+    ax = figure.subplots()
+    shown = np.argsort(-found.count, kind="stable")[:MAX_POINTS]
+    names, inverse = np.unique(found.category.astype(str), return_inverse=True)
+    events = np.bincount(inverse, weights=found.count, minlength=len(names))
+    frequent = np.argsort(-events, kind="stable")[:CATEGORIES]
+    rest = shown[~np.isin(inverse[shown], frequent)]
+    dots: dict[str, Any] = {
+        "linewidths": 0,
+        "rasterized": True,
+    }  # thousands of them: a picture inside the SVG
+    ax.scatter(*found.items[rest].T, s=14, color=OTHER, alpha=0.45, label="other", **dots)
+    for i, category in enumerate(frequent):
+        rows = shown[inverse[shown] == category]
+        label = _short(names[category]) or "no category"
+        ax.scatter(*found.items[rows].T, s=22, color=COLORS[i], alpha=0.85, label=label, **dots)
+    for rows, color, label in (
+        (found.bought, INK, "bought before"),
+        (found.bought_next, "#d4145a", "bought next"),
+    ):
+        size = 74 if color == INK else 128  # an item of both has both rings
+        ax.scatter(
+            *found.items[rows].T,
+            s=size,
+            facecolors="none",
+            edgecolors=color,
+            linewidths=1.4,
+            label=label,
+        )
+    ax.scatter(
+        *found.interests.T,
+        s=330,
+        marker="*",
+        color="#ffd23f",
+        edgecolors=INK,
+        linewidths=1.1,
+        zorder=5,
+        label="interests",
+    )
+    for c, point in enumerate(found.interests):
+        ax.annotate(
+            str(c + 1),
+            point,
+            xytext=(8, 8),
+            textcoords="offset points",
+            fontsize=9,
+            fontweight="bold",
+            color=INK,
+            zorder=6,
+        )
+    first, second = found.explained
+    _finish(ax, title="", x=f"first component, {first:.0%} of the variance", grid="both")
+    ax.set_ylabel(f"second component, {second:.0%} of the variance", fontsize=8.5, color=INK)
+    ax.set_aspect("equal", adjustable="datalim")
+    figure.legend(
+        *ax.get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize=8.5,
+        frameon=False,
+        title="category of item",
+        title_fontsize=8.5,
+        alignment="left",
+    )
+    return _uri(figure)
+
+
+def _reach(found: Sequence[dict[str, Any]], *, least: float) -> float:
+    """Half of an axis about zero: all means, and intervals as far as they leave those legible."""
+    means, widths = _bars(found)
+    largest = np.nanmax(np.abs(means), initial=least)
+    ends = np.nanmax(np.abs(means) + np.nan_to_num(widths), initial=least)
+    return float(1.06 * min(ends, 4 * largest))
+
+
+def _frame(found: Sequence[dict[str, Any]], *, least: float) -> tuple[float, float]:
+    """An axis of all means, and of intervals as far as they leave those legible; inside 0 to 1."""
+    means, widths = _bars(found)
+    widths = np.nan_to_num(widths)
+    low, high = float(np.nanmin(means)), float(np.nanmax(means))
+    room = 3 * max(high - low, least)
+    bottom = max(float(np.nanmin(means - widths)), low - room)
+    top = min(float(np.nanmax(means + widths)), high + room)
+    margin = 0.06 * max(top - bottom, least)
+    return max(0.0, bottom - margin), min(1.0, top + margin)
+
+
+def _bars(found: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Means and half-widths, NaN where there is none."""
+    return (
+        np.array([x["mean"] for x in found], float),
+        np.array([x["half_width"] for x in found], float),
+    )
+
+
+def _short(text: str, length: int = 24) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,213 @@
+"""The tables of a suite, laid out once for Markdown, the page and the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from guim_tf.evaluation.tables import (
+    Table,
+    main_table,
+    number,
+    profile_table,
+    signed,
+    slice_table,
+)
+
+MINUS = "−"
+MOST_COLUMNS = 9  # of numbers, side by side on a page
+
+T = TypeVar("T")
+
+
+def results_table(document: dict[str, Any]) -> Table:
+    """All configurations, then all baselines, on all tasks by all metrics."""
+    return main_table({"methods": rows(document), "protocol": document["protocol"]})
+
+
+def split(table: Table) -> list[Table]:
+    """The same rows in tables of whole groups that fit a page side by side."""
+    parts, start = [], 0
+    for groups in packs([(group, group[2]) for group in table.groups]):
+        columns = slice(start, start + sum(count for _, _, count in groups))
+        rows = [dataclasses.replace(row, cells=row.cells[columns]) for row in table.rows]
+        parts.append(Table(groups, table.columns[columns], rows))
+        start = columns.stop
+    return parts
+
+
+def packs(sized: Sequence[tuple[T, int]], *, most: int = MOST_COLUMNS) -> list[list[T]]:
+    """Things in order, in lists whose sizes add up to at most `most` where that can be."""
+    found: list[list[T]] = []
+    filled = 0
+    for thing, size in sized:
+        if not found or filled + size > most:
+            found.append([])
+            filled = 0
+        found[-1].append(thing)
+        filled += size
+    return found
+
+
+def results_by_slice(document: dict[str, Any], task: str) -> Table:
+    """The same on the slices of one task."""
+    return slice_table({"methods": rows(document)}, task)
+
+
+def accuracy_table(document: dict[str, Any]) -> Table | None:
+    """All configurations, then the baselines, on all labels; None where there are no labels."""
+    profile = document["profile"]
+    if not profile or not profile["labels"]:
+        return None
+    models = [{**x, "kind": "model"} for x in document["configurations"]]
+    return profile_table({**profile, "methods": models + profile["methods"]})
+
+
+def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Configurations and baselines in the form of an evaluation's methods."""
+    return [{**x, "kind": "model"} for x in document["configurations"]] + document["baselines"]
+
+
+def difference_lines(document: dict[str, Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """(configuration, {task: {metric: difference}}) of all but the reference."""
+    return [
+        (x["name"], x["difference"])
+        for x in document["configurations"]
+        if x["difference"] and x["name"] != document["reference"]
+    ]
+
+
+def difference_packs(document: dict[str, Any]) -> list[list[str]]:
+    """Tasks of `difference_lines`, in lists that fit a page side by side."""
+    lines = difference_lines(document)
+    return packs([(task, len(of)) for task, of in lines[0][1].items()]) if lines else []
+
+
+def interval(found: dict[str, Any], *, sign: bool = False, digits: int = 4) -> str:
+    """`.4760 ± .0030`, `+.0120 ± .0030`, or `–` where there is no value."""
+    if found["mean"] is None:
+        return "–"
+    mean = round(found["mean"], digits) + 0.0  # no negative zero
+    write = signed if sign else number
+    if digits != 4:
+        text = f"{mean:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+        spread = "" if found["half_width"] is None else f" ± {found['half_width']:.{digits}f}"
+        return text + spread
+    spread = "" if found["half_width"] is None else f" ± {number(found['half_width'])}"
+    return write(mean) + spread
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """`results.md`: the tables, and the command that makes them again."""
+    suite, protocol, table = document["suite"], document["protocol"], results_table(document)
+    seeds = ", ".join(map(str, suite["seeds"]))
+    parts = [
+        f"# {suite['title']}",
+        f"As of {protocol['as_of']}: {protocol['users']:,} users, {protocol['candidates']:,} "
+        f"candidates, full ranking. Seeds {seeds}. Configurations: mean over seeds ± half of the "
+        "95 % interval over seeds (t, n - 1 degrees of freedom). Baselines have no seed: ± half of "
+        "the 95 % interval over users. The best of a column is bold.",
+        f"```\n{document['command']}\n```",
+        *(
+            f"## {task}\n\n{_cells(table, table.columns[start : start + count], start)}"
+            for task, start, count in _groups(table)
+        ),
+    ]
+    if predicted := accuracy_table(document):
+        columns = [(label, note) for label, note, _ in predicted.groups]
+        users = f"{document['profile']['users']:,} users"
+        parts.append(f"## CPP, accuracy, {users}\n\n{_cells(predicted, columns, 0)}")
+    if difference_lines(document):
+        parts.append(
+            f"## Against {document['reference']}\n\nDifferences seed by seed, with their 95 % "
+            f"interval.\n\n{_differences(document)}"
+        )
+    if any(x["gain_percent"] for x in document["configurations"]):
+        parts.append(
+            f"## Improvement over C = 1, {document['slice_metric']}, percent\n\n{_gains(document)}"
+        )
+    parts.append(f"## Runs\n\n{_common(suite)}\n\n{_runs(document)}")
+    parts += document["notes"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _groups(table: Table) -> list[tuple[str, int, int]]:
+    """(title, first column, number of columns)."""
+    found, start = [], 0
+    for title, note, count in table.groups:
+        found.append((f"{title}, {note}", start, count))
+        start += count
+    return found
+
+
+def _cells(table: Table, columns: list[tuple[str, str]], start: int) -> str:
+    """The columns of a table from `start` on, under these (title, note)."""
+    lines = []
+    for row in table.rows:
+        cells = []
+        for cell in row.cells[start : start + len(columns)]:
+            text = f"**{cell.text}**" if cell.best else cell.text
+            cells.append(f"{text} {cell.interval}".strip())
+        lines.append([row.name, *cells])
+    return grid(["", *(title for title, _ in columns)], lines)
+
+
+def _differences(document: dict[str, Any]) -> str:
+    lines = difference_lines(document)
+    return "\n\n".join(
+        grid(
+            ["", *(f"{task} {metric}" for task, metric in columns)],
+            [
+                [name, *(interval(found[task][metric], sign=True) for task, metric in columns)]
+                for name, found in lines
+            ],
+        )
+        for tasks in difference_packs(document)
+        for columns in [[(task, metric) for task in tasks for metric in lines[0][1][task]]]
+    )
+
+
+def _gains(document: dict[str, Any]) -> str:
+    known = [x for x in document["configurations"] if x["gain_percent"] and x["interests"] > 1]
+    tasks = list(document["protocol"]["tasks"])
+    return grid(
+        ["", *tasks],
+        [
+            [x["name"], *(interval(x["gain_percent"][t], sign=True, digits=1) for t in tasks)]
+            for x in known
+        ],
+    )
+
+
+def _common(suite: dict[str, Any]) -> str:
+    if not suite["settings"]:
+        return f"Base: {suite['base']}."
+    return f"Base: {suite['base']}, and for all: `{shlex.join(suite['settings'])}`."
+
+
+def _runs(document: dict[str, Any]) -> str:
+    lines = []
+    for x in document["configurations"]:
+        for run in x["runs"]:
+            cosine = run["interests"]["mean_cosine"]
+            lines.append(
+                [
+                    x["name"],
+                    str(run["seed"]),
+                    f"{run['best_epoch']} of {run['epochs']}",
+                    f"{run['minutes']:.1f}",
+                    f"{run['parameters']:,}",
+                    "–" if cosine is None else f"{cosine:.3f}".replace("-", MINUS),
+                    f"`{shlex.join(x['settings'])}`" if x["settings"] else "",
+                ]
+            )
+    head = ["", "seed", "epoch used", "minutes", "parameters", "interest cosine", "settings"]
+    return grid(head, lines)
+
+
+def grid(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])

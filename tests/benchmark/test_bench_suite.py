@@ -1,0 +1,99 @@
+"""Suite files: what they mean, and what is refused with a reason."""
+
+import pathlib
+
+import pytest
+
+from guim_tf.benchmark.cells import cells
+from guim_tf.benchmark.suite import load_suite
+from guim_tf.config import Config, ConfigError
+
+SUITES = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
+C4 = {"name": "C4", "settings": ["model.interests=4"]}
+
+
+def test_settings_are_the_suites_then_the_entrys_then_the_seed(suite_file):
+    suite = load_suite(
+        suite_file(
+            settings=["training.epochs=2", "model.interests=8"],
+            configurations=[{"name": "C1", "settings": ["model.interests=1"]}, {"name": "rest"}],
+        )
+    )
+    first, rest = (suite.config(entry, 7) for entry in suite.configurations)
+    assert (first.model.interests, rest.model.interests) == (1, 8)
+    assert first.training.epochs == rest.training.epochs == 2
+    assert first.training.seed == 7
+    assert first.loss == Config.paper().loss
+
+
+def test_cells_take_all_configurations_before_the_next_seed(suite_file, tmp_path):
+    found = cells(load_suite(suite_file()), tmp_path)
+    assert [(x.name, x.seed) for x in found] == [("C1", 0), ("C4", 0), ("C1", 1), ("C4", 1)]
+    assert found[1].run == tmp_path / "runs" / "C4" / "0"
+    assert found[3].config.training.seed == 1
+    assert len({folder for x in found for folder in (x.run, x.models, x.report)}) == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1]}, "unknown key 'seed'"),
+        ({"title": None}, "missing 'title'"),
+        ({"seeds": []}, "seeds is .*at least one"),
+        ({"seeds": [1, 1]}, "seeds is .*distinct"),
+        ({"seeds": [-1]}, "seeds is .*numbers from 0"),
+        ({"seeds": ["0"]}, "expected int, got '0'"),
+        ({"seeds": [True]}, "expected int, got True"),
+        ({"configurations": []}, "configurations is .*at least one"),
+        ({"configurations": [C4, C4]}, "distinct"),
+        ({"configurations": [C4, {**C4, "name": "c4"}]}, "distinct"),  # one folder on some disks
+        ({"configurations": [{"name": "C1"}, C4]}, "'C1' and 'C4' are the same configuration"),
+        ({"configurations": [{**C4, "famliy": "x"}]}, "unknown key 'famliy'"),
+        ({"configurations": [{"name": "../C1"}]}, "'../C1', expected letters"),
+        ({"configurations": [{"name": ""}]}, "'', expected letters"),
+        ({"reference": "C2"}, r"reference is 'C2', expected one of \['C1', 'C4'\]"),
+        ({"base": "papre"}, "base is 'papre', expected one of .*'paper'"),
+        ({"settings": ["model.intrests=4"]}, "configuration 'C1': --set model.intrests=4"),
+        ({"settings": ["loss.alpha=-1"]}, "configuration 'C1': .*alpha is -1"),
+        ({"settings": ["training.seed=3"]}, "training.seed is set by the suite's `seeds`"),
+    ],
+)
+def test_broken_suites_are_refused(suite_file, changes, message):
+    path = suite_file(**changes)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_suite(path)
+    assert str(path) in str(error.value)
+
+
+def test_one_c_of_a_family_is_one_configuration(suite_file):
+    both = [
+        {"name": name, "family": "GUIM", "settings": ["model.interests=2", f"loss.logq={logq}"]}
+        for name, logq in (("C1", "true"), ("C2", "false"))
+    ]
+    with pytest.raises(ConfigError, match="the same C of one family"):
+        load_suite(suite_file(configurations=both))
+
+
+def test_a_file_that_is_not_json_or_not_there(tmp_path):
+    (tmp_path / "suite.json").write_text("{title")
+    with pytest.raises(ConfigError, match="suite.json is not JSON"):
+        load_suite(tmp_path / "suite.json")
+    with pytest.raises(ConfigError, match="none.json does not exist"):
+        load_suite(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.json")), ids=lambda x: x.stem)
+def test_the_ready_suites_load(path):
+    suite = load_suite(path)
+    assert len(suite.seeds) >= 3
+
+
+def test_there_are_ready_suites():
+    assert {"shop_interests", "online_retail"} <= {path.stem for path in SUITES.glob("*.json")}
+    shop = load_suite(SUITES / "shop_interests.json")
+    made = [shop.config(entry, 0) for entry in shop.configurations]
+    assert [x.model.interests for x in made] == [1, 2, 4, 8]
+    online = load_suite(SUITES / "online_retail.json")
+    made = [online.config(entry, 0) for entry in online.configurations]
+    pairs = {(x.model.interests, x.loss.logq) for x in made}
+    assert pairs == {(1, False), (4, False), (1, True), (4, True)}
