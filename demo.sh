@@ -18,7 +18,8 @@ case $DATASET in
   *)
     [ -n "$DATA_DIR" ] || { echo "make demo DATASET=$DATASET needs DATA_DIR=<folder>" >&2; exit 2; }
     run guim prepare "$DATASET" --data-dir "$DATA_DIR" --output "$WORK/input"
-    set -- --set training.epochs=30 --set training.patience=null
+    set -- --set training.epochs=30 --set training.patience=null \
+      --set window.max_length=256 --set window.max_targets=128
     ;;
 esac
 
