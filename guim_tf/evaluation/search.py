@@ -183,6 +183,13 @@ class _Lists:
         owner, column = np.divmod(flat, best.shape[1])
         count = np.bincount(owner, minlength=len(best))
         full = self._filled[users] + count > self.scores.shape[1]
+        if full.any():  # what is held has a higher k-th best by now: few of the block pass it
+            held = np.flatnonzero(full & (self._filled[users] > self._k))
+            self._cut(held, first, best[:, :0], by_interest, start)
+            keep = best[owner, column] > self.least[first + owner]
+            owner, column = owner[keep], column[keep]
+            count = np.bincount(owner, minlength=len(best))
+            full = self._filled[users] + count > self.scores.shape[1]
         if full.any():
             self._cut(np.flatnonzero(full), first, best, by_interest, start)
             keep = ~full[owner]
