@@ -122,7 +122,8 @@ def _matching(document: dict[str, Any]) -> dict[str, Any]:
     return {
         "metric": metric,
         "models": models,
-        "main": tables.main_table(document),
+        "main": tables.shared_table(document),
+        "short_lists": tables.short_lists_table(document),
         "slices": {task: tables.slice_table(document, task) for task in tasks},
         "cold": tables.cold_table(document),
         "means_plot": plots.plot_means(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -48,16 +49,36 @@ class Table:
 
 def main_table(document: dict[str, Any]) -> Table:
     """All methods on all tasks by all metrics."""
+    return _task_table(document, document["methods"][0]["tasks"])
+
+
+def shared_table(document: dict[str, Any]) -> Table:
+    """All methods by the metrics that every task has: what fits beside each other on a page."""
+    tasks = document["methods"][0]["tasks"]
+    shared = [m for m in next(iter(tasks.values())) if all(m in of for of in tasks.values())]
+    return _task_table(document, dict.fromkeys(tasks, shared))
+
+
+def short_lists_table(document: dict[str, Any]) -> Table | None:
+    """All methods on the task that is measured on short lists too, by all its metrics."""
+    tasks = document["methods"][0]["tasks"]
+    task = max(tasks, key=lambda name: len(tasks[name]))
+    if all(len(of) == len(tasks[task]) for of in tasks.values()):
+        return None
+    return _task_table(document, {task: tasks[task]})
+
+
+def _task_table(document: dict[str, Any], tasks: Mapping[str, Iterable[str]]) -> Table:
     methods = document["methods"]
-    tasks = methods[0]["tasks"]
+    shown = {task: list(of) for task, of in tasks.items()}
     columns = [
         (metric, [method["tasks"][task][metric] for method in methods])
-        for task, of in tasks.items()
+        for task, of in shown.items()
         for metric in of
     ]
     users = document["protocol"]["tasks"]
     return Table(
-        groups=[(task, f"{users[task]['users']:,} users", len(of)) for task, of in tasks.items()],
+        groups=[(task, f"{users[task]['users']:,} users", len(of)) for task, of in shown.items()],
         columns=[(metric, "") for metric, _ in columns],
         rows=_rows(methods, [means for _, means in columns]),
     )

@@ -318,3 +318,16 @@ def test_items_never_seen_have_a_table(shop_writer, tmp_path):
     assert cold.columns[0] == ("recall@100", "2 truths of 1 users")
     assert {row.name: row.cells[0].mean for row in cold.rows}["popular, all time"] == 0
     assert "Items never seen" in report.html_path.read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_shared_metrics_side_by_side_and_the_short_lists_apart(report):
+    from guim_tf.evaluation import tables
+
+    document = json.loads(report.json_path.read_text())
+    shared = tables.shared_table(document)
+    assert [count for _, _, count in shared.groups] == [3, 3, 3]
+    assert [name for name, _ in shared.columns] == ["recall@100", "recall@20", "ndcg@20"] * 3
+    short = tables.short_lists_table(document)
+    assert [task for task, _, _ in short.groups] == ["CMP-N"]
+    assert {"recall@10", "ndcg@10", "recall@5", "ndcg@5"} <= {name for name, _ in short.columns}
+    assert "short lists" in report.html_path.read_text()
