@@ -17,6 +17,7 @@ from guim_tf.data import (
     serialized_batches,
     training_cutoff,
 )
+from guim_tf.interrupt import Interruptible
 from guim_tf.keras_compat import keras
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
@@ -97,22 +98,23 @@ def train(
     callbacks = [ValidationRecall(validation)] if validation.users else []
     callbacks += [state, keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)]
     if not state.stopped:
-        model.fit(
-            _passes(dataset, schema, config, done=done, steps=steps),
-            steps_per_epoch=steps,
-            initial_epoch=done,
-            epochs=config.training.epochs,
-            validation_data=load_dataset(
-                dataset,
-                names.VALIDATION,
-                window=config.window,
-                batch_size=config.training.batch_size,
+        with Interruptible() as interruptible:
+            model.fit(
+                _passes(dataset, schema, config, done=done, steps=steps),
+                steps_per_epoch=steps,
+                initial_epoch=done,
+                epochs=config.training.epochs,
+                validation_data=load_dataset(
+                    dataset,
+                    names.VALIDATION,
+                    window=config.window,
+                    batch_size=config.training.batch_size,
+                )
+                if validation.users
+                else None,
+                callbacks=[*callbacks, interruptible],
+                verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
             )
-            if validation.users
-            else None,
-            callbacks=callbacks,
-            verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
-        )
     result = TrainResult(
         run=str(run),
         epochs=int(state.epoch),

@@ -30,6 +30,7 @@ LAYERS = (
         "sampling",
         "artifacts",
         "optimizers",
+        "interrupt",
     ),
     ("item_encoder", "user_encoder", "losses"),
     ("model",),
