@@ -13,8 +13,9 @@ class Interruptible(keras.callbacks.Callback):
 
     Python raises it wherever the main thread stands; inside a callback of TensorFlow's or a
     finaliser it would be printed and forgotten, and training would go on. A second SIGINT is
-    raised where it comes. To be used as a context around `model.fit`, which gets it as a callback;
-    in other threads than the main one it does nothing.
+    raised where it comes. To be used as a context around `model.fit`, which gets it as a callback.
+    In other threads than the main one, and where SIGINT is ignored or handled by somebody else, as
+    in a background job of a shell, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,8 @@ class Interruptible(keras.callbacks.Callback):
         self._previous: Any = None
 
     def __enter__(self) -> "Interruptible":
-        if threading.current_thread() is threading.main_thread():
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._ask)
         return self
 

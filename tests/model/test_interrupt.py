@@ -10,6 +10,14 @@ from guim_tf.interrupt import Interruptible
 from guim_tf.keras_compat import keras
 
 
+@pytest.fixture(autouse=True)
+def _pythons_own_handler():
+    """Whatever started the tests may ignore SIGINT, as a shell does for background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def fit(*callbacks, epochs=50):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -62,3 +70,10 @@ def test_in_another_thread_it_changes_nothing():
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+def test_where_interrupts_are_ignored_they_stay_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interruptible() as interruptible:
+        signal.raise_signal(signal.SIGINT)
+        assert len(fit(interruptible, epochs=2).epoch) == 2

@@ -103,7 +103,14 @@ def test_the_command_is_killed_and_the_same_command_resumes(
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def start():
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # what started the tests may ignore SIGINT, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def stop_after(process, epochs):
         deadline = time.monotonic() + 120
