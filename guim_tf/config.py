@@ -245,7 +245,10 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """How a user's list is made from the C searches, when a model serves or is evaluated."""
+    """How a user's list is made from the C searches by the served retrieval model.
+
+    `guim evaluate` and validation do not use it yet: they rank by Eq. 3 alone.
+    """
 
     # Added to an item's cosine, times ln(1 + how often the user has bought it): see
     # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does.

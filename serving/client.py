@@ -172,7 +172,10 @@ def _parser() -> argparse.ArgumentParser:
         help="ISO (UTC) or seconds; only events before it count (the data set's own moment)",
     )
     parser.add_argument(
-        "--max-length", type=int, default=128, help="most recent events sent (%(default)s)"
+        "--max-length",
+        type=int,
+        default=512,
+        help="most recent events sent; the model keeps what its window holds (%(default)s)",
     )
     parser.add_argument("--exclude-seen", action="store_true", help="nothing bought before")
     parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT")

@@ -101,7 +101,7 @@ def load_histories(
     random: int = 0,
     seed: int = 0,
     as_of: int | None = None,
-    max_length: int = 128,
+    max_length: int = 512,
 ) -> tuple[History, ...]:
     """Histories of the users asked for, then of some that chance picks.
 
