@@ -99,16 +99,16 @@ class Retrieval(tf.Module):
         )["user_embedding"]
         seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
         exclude = tf.where(exclude_seen, seen, -1)
-        found = self._search(users, k, exclude)
-        if self._repeat_weight:
-            found = prefer_repeats(
-                found,
-                users,
-                seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
-                seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
-                weight=self._repeat_weight,
-                exclude=exclude,
-            )
+        if not self._repeat_weight:
+            return self._answer(*self._search(users, k, exclude))
+        found = prefer_repeats(
+            self._search(users, k, seen),
+            users,
+            seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
+            seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
+            weight=self._repeat_weight,
+            exclude=exclude,
+        )
         return self._answer(*found)
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -20,6 +20,7 @@ class UserEncoder(keras.layers.Layer):
       dropout: rate in the layers and on their input.
       time_rows: days of age with a vector of their own.
       norm_first: pre-norm layers, and a norm after the last one.
+      causal: events attend to themselves and to earlier events; CLS tokens attend to all.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class UserEncoder(keras.layers.Layer):
         dropout: float,
         time_rows: int,
         norm_first: bool = False,
+        causal: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -43,9 +45,11 @@ class UserEncoder(keras.layers.Layer):
             "dropout": dropout,
             "time_rows": time_rows,
             "norm_first": norm_first,
+            "causal": causal,
         }
         self.interests = interests
         self.dim = dim
+        self.causal = causal
         self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
         self.input_dropout = keras.layers.Dropout(dropout)
@@ -106,15 +110,24 @@ class UserEncoder(keras.layers.Layer):
         cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
         tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
         present = tf.concat([tf.ones([batch, self.interests], tf.bool), present], axis=1)
+        visible = present[:, None, :]
+        if self.causal:
+            visible &= self._not_later(tf.shape(tokens)[1])
         tokens = self.input_dropout(self.input_norm(tokens), training=training)
         for block in self.blocks:
-            tokens = block(tokens, present=present, training=training)
+            tokens = block(tokens, visible=visible, training=training)
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
         return (
             self.user_projection(tokens[:, : self.interests]),
             self.item_projection(tokens[:, self.interests :]),
         )
+
+    def _not_later(self, length: tf.Tensor) -> tf.Tensor:
+        """`[S, S]` bool: CLS rows see everything; event n sees events up to n and no CLS token."""
+        place = tf.range(length)
+        is_cls = place < self.interests
+        return is_cls[:, None] | (~is_cls[None, :] & (place[None, :] <= place[:, None]))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config
