@@ -98,11 +98,14 @@ def _plots(document: dict[str, Any], sliced: list[str]) -> dict[str, Any]:
 
 
 def _map(document: dict[str, Any], dataset: str | pathlib.Path, output: pathlib.Path) -> dict:
-    """The map by the trained configuration of most interests; None where none is trained."""
+    """The map by the trained configuration of most interests, the best of several."""
     trained = [x for x in document["configurations"] if x["config"] is not None]
     if not trained:
         return {"item_map": None}
-    mapped = max(trained, key=lambda x: x["interests"])
+    metric, tasks = document["headline"]["metric"], document["headline"]["tasks"]
+    mapped = max(
+        trained, key=lambda x: (x["interests"], x["tasks"][tasks[0]][metric]["mean"] or 0.0)
+    )
     seed = mapped["runs"][0]["seed"]
     item_map = encode_map(dataset, output / "models" / mapped["name"] / str(seed))
     return {

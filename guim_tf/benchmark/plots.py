@@ -133,7 +133,7 @@ def plot_slices(
         for of in x["slice_difference"][task].values()
         for found in of.values()
     ]
-    reach = _reach(every, least=0.01)
+    reach = min(_reach(every, least=0.01), 1.0)  # no two recalls are farther apart
     axes[0].set_xlim(-reach, reach)
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -214,19 +214,20 @@ def plot_map(found: ItemMap) -> str:
         "linewidths": 0,
         "rasterized": True,
     }  # thousands of them: a picture inside the SVG
-    ax.scatter(*found.items[rest].T, s=14, color=OTHER, alpha=0.45, label="other", **dots)
+    size = float(np.clip(12_000 / max(len(shown), 1), 14, 44))  # large where they are few
+    ax.scatter(*found.items[rest].T, s=size, color=OTHER, alpha=0.6, label="other", **dots)
     for i, category in enumerate(frequent):
         rows = shown[inverse[shown] == category]
         label = _short(names[category]) or "no category"
-        ax.scatter(*found.items[rows].T, s=22, color=COLORS[i], alpha=0.85, label=label, **dots)
+        ax.scatter(*found.items[rows].T, s=1.5 * size, color=COLORS[i], label=label, **dots)
     for rows, color, label in (
         (found.bought, INK, "bought before"),
         (found.bought_next, "#d4145a", "bought next"),
     ):
-        size = 74 if color == INK else 128  # an item of both has both rings
+        ring = 74 if color == INK else 128  # an item of both has both rings
         ax.scatter(
             *found.items[rows].T,
-            s=size,
+            s=ring,
             facecolors="none",
             edgecolors=color,
             linewidths=1.4,
@@ -243,11 +244,15 @@ def plot_map(found: ItemMap) -> str:
         label="interests",
     )
     for c, point in enumerate(found.interests):
+        # Each number on its own side: interests that fall together stay legible.
+        angle = 2 * np.pi * (c + 0.5) / len(found.interests)
         ax.annotate(
             str(c + 1),
             point,
-            xytext=(8, 8),
+            xytext=(15 * np.cos(angle), 15 * np.sin(angle)),
             textcoords="offset points",
+            ha="center",
+            va="center",
             fontsize=9,
             fontweight="bold",
             color=INK,
