@@ -123,7 +123,9 @@ def test_the_ready_suites_load(path):
 
 
 def test_there_are_ready_suites():
-    assert {"shop_interests", "online_retail"} <= {path.stem for path in SUITES.glob("*.json")}
+    names = {"shop_interests", "online_retail", "amazon_leave_one_out"}
+    assert names <= {path.stem for path in SUITES.glob("*.json")}
+    assert load_suite(SUITES / "amazon_leave_one_out.json").exclude_seen
     shop = load_suite(SUITES / "shop_interests.json")
     made = [shop.config(entry, 0) for entry in shop.configurations]
     assert [x.model.interests for x in made] == [1, 2, 4, 8]
