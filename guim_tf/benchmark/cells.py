@@ -1,4 +1,7 @@
-"""One configuration with one seed: trained, exported and evaluated, each step once."""
+"""One configuration with one seed: trained, exported and evaluated, each step once.
+
+Vectors made elsewhere are evaluated alone.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from guim_tf.config import Config, ConfigError, load
 from guim_tf.evaluation import evaluate
 from guim_tf.export import ITEM_ENCODER, USER_ENCODER, export
 from guim_tf.keras_compat import keras
-from guim_tf.runs import CONFIG_FILE, RESULT_FILE
+from guim_tf.runs import CONFIG_FILE, RESULT_FILE, write_whole
 from guim_tf.training import train
 
 REPORT_FILE = "report.json"
+FILES_FILE = "vectors.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Cell:
     run: pathlib.Path
     models: pathlib.Path
     report: pathlib.Path
+    exclude_seen: bool = False
 
     @property
     def changed(self) -> bool:
@@ -54,59 +59,149 @@ class Cell:
 
     @property
     def evaluated(self) -> bool:
-        return self.trained and (self.report / REPORT_FILE).is_file()
+        return self.trained and measured(self.report, exclude_seen=self.exclude_seen)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What its training has left: epochs, minutes and more."""
+        return read_json(self.run / RESULT_FILE)
+
+    def finish(
+        self, *, dataset: str | pathlib.Path, say: Callable[[str], None], progress: bool
+    ) -> None:
+        """Does what is not yet done; an interrupted training is resumed.
+
+        Args:
+          dataset: what `guim build-dataset` wrote.
+          say: is told each step as it begins.
+          progress: shows training's own progress.
+
+        Raises:
+          ValueError: a step has failed; the steps before it are kept.
+        """
+        if self.changed:
+            say("its configuration has changed: starting anew")
+            for folder in (self.report, self.models, self.run):
+                shutil.rmtree(folder, ignore_errors=True)
+        if not self.trained:
+            say("training")
+            for folder in (self.report, self.models):  # of a run that was thrown away by hand
+                shutil.rmtree(folder, ignore_errors=True)
+            self.run.parent.mkdir(parents=True, exist_ok=True)
+            train(dataset=dataset, run=self.run, config=self.config, progress=progress)
+        if not self.exported:
+            say("exporting")
+            shutil.rmtree(self.models, ignore_errors=True)  # one encoder without the other
+            export(run=self.run, models=self.models)
+        if not self.evaluated:
+            say("evaluating")
+            evaluate(
+                dataset=dataset,
+                models=self.models,
+                output=self.report,
+                run=self.run,
+                baselines=False,
+                exclude_seen=self.exclude_seen,
+            )
+        keras.backend.clear_session()
+        gc.collect()
 
 
-def cells(suite: Suite, output: pathlib.Path) -> list[Cell]:
+@dataclasses.dataclass(frozen=True)
+class GivenCell:
+    """Files of vectors made elsewhere, of one seed, and the folder of their report.
+
+    The files as they were when they were scored are noted beside the report: others that take
+    their place are scored again.
+    """
+
+    name: str
+    seed: int
+    user_vectors: pathlib.Path
+    item_vectors: pathlib.Path
+    score: str
+    report: pathlib.Path
+    exclude_seen: bool = False
+    training: None = None
+
+    @property
+    def evaluated(self) -> bool:
+        if not measured(self.report, exclude_seen=self.exclude_seen):
+            return False
+        noted = self.report / FILES_FILE
+        return noted.is_file() and read_json(noted) == self._files()
+
+    def finish(
+        self, *, dataset: str | pathlib.Path, say: Callable[[str], None], progress: bool
+    ) -> None:
+        """As of `Cell`."""
+        del progress
+        say("evaluating")
+        files = self._files()
+        evaluate(
+            dataset=dataset,
+            models=None,
+            user_vectors=self.user_vectors,
+            item_vectors=self.item_vectors,
+            score=self.score,
+            output=self.report,
+            baselines=False,
+            exclude_seen=self.exclude_seen,
+        )
+        write_whole(self.report / FILES_FILE, json.dumps(files, indent=1) + "\n")
+
+    def _files(self) -> dict[str, Any]:
+        """What tells files from others that take their place."""
+        found: dict[str, Any] = {"score": self.score}
+        for path in (self.user_vectors, self.item_vectors):
+            known = path.stat() if path.is_file() else None
+            found[str(path)] = known and [known.st_size, known.st_mtime_ns]
+        return found
+
+
+def cells(
+    suite: Suite, output: pathlib.Path, *, folder: pathlib.Path = pathlib.Path()
+) -> list[Cell | GivenCell]:
     """All cells: of the first seed all configurations, then of the next, so that an unfinished
-    suite compares as many configurations as it can."""
-    return [
-        _cell(suite, entry, seed, output) for seed in suite.seeds for entry in suite.configurations
-    ]
+    suite compares as many configurations as it can.
+
+    Args:
+      suite: what to run.
+      output: where everything goes.
+      folder: that paths of vectors are relative to.
+    """
+    found: list[Cell | GivenCell] = []
+    for i, seed in enumerate(suite.seeds):
+        found += [_cell(suite, entry, seed, output) for entry in suite.configurations]
+        found += [
+            GivenCell(
+                entry.name,
+                seed,
+                *entry.files(folder, seed),
+                entry.score,
+                output / "reports" / entry.name / str(seed),
+                suite.exclude_seen,
+            )
+            for entry in suite.vectors
+            if entry.seeded or i == 0
+        ]
+    return found
 
 
 def _cell(suite: Suite, entry: Entry, seed: int, output: pathlib.Path) -> Cell:
     run, models, report = (
         output / room / entry.name / str(seed) for room in ("runs", "models", "reports")
     )
-    return Cell(entry.name, seed, suite.config(entry, seed), run, models, report)
+    config = suite.config(entry, seed)
+    return Cell(entry.name, seed, config, run, models, report, suite.exclude_seen)
 
 
-def run_cell(
-    cell: Cell, *, dataset: str | pathlib.Path, say: Callable[[str], None], progress: bool
-) -> None:
-    """Does what is not yet done of a cell; an interrupted training is resumed.
-
-    Args:
-      cell: what to run.
-      dataset: what `guim build-dataset` wrote.
-      say: is told each step as it begins.
-      progress: shows training's own progress.
-
-    Raises:
-      ValueError: a step has failed; the steps before it are kept.
-    """
-    if cell.changed:
-        say("its configuration has changed: starting anew")
-        for folder in (cell.report, cell.models, cell.run):
-            shutil.rmtree(folder, ignore_errors=True)
-    if not cell.trained:
-        say("training")
-        for folder in (cell.report, cell.models):  # of a run that was thrown away by hand
-            shutil.rmtree(folder, ignore_errors=True)
-        cell.run.parent.mkdir(parents=True, exist_ok=True)
-        train(dataset=dataset, run=cell.run, config=cell.config, progress=progress)
-    if not cell.exported:
-        say("exporting")
-        shutil.rmtree(cell.models, ignore_errors=True)  # one encoder without the other
-        export(run=cell.run, models=cell.models)
-    if not cell.evaluated:
-        say("evaluating")
-        evaluate(
-            dataset=dataset, models=cell.models, output=cell.report, run=cell.run, baselines=False
-        )
-    keras.backend.clear_session()
-    gc.collect()
+def measured(report: pathlib.Path, *, exclude_seen: bool) -> bool:
+    """Whether a folder holds an evaluation, by the protocol that is asked for."""
+    file = report / REPORT_FILE
+    if not file.is_file():
+        return False
+    return read_json(file)["protocol"].get("exclude_seen", False) == exclude_seen
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guim_tf.benchmark.cells import Cell
+    from guim_tf.benchmark.cells import Cell, GivenCell
     from guim_tf.benchmark.suite import Suite
 
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "index.html"
@@ -26,8 +26,8 @@ examples:
   guim benchmark --suite suite.json --dataset dataset --output bench --only GUIM-C4
 
 The same command again continues where an earlier one stopped; a configuration that has changed in
-the suite is trained anew. Deleting OUTPUT/reports and OUTPUT/baselines evaluates again, without
-training.
+the suite is trained anew, files of vectors that have changed are scored anew. Deleting
+OUTPUT/reports and OUTPUT/baselines evaluates again, without training.
 Writes OUTPUT/results.json, results.md and index.html, and under runs/, models/ and reports/ what
 `guim train`, `guim export` and `guim evaluate` write, in NAME/SEED each.
 """
@@ -61,6 +61,8 @@ def benchmark(
 ) -> BenchmarkResult:
     """Trains, exports and evaluates every configuration with every seed, and compares them.
 
+    Vectors made elsewhere that the suite names are evaluated and compared with them.
+
     What an earlier call has finished is kept. A run that fails is left out of the comparison and
     named in it; the others go on.
 
@@ -78,7 +80,7 @@ def benchmark(
       ValueError: the data set is missing or damaged.
     """
     # TensorFlow and matplotlib load here, so that `--help` does not wait for them.
-    from guim_tf.benchmark.cells import cells, read_json, run_cell
+    from guim_tf.benchmark.cells import cells, measured, read_json
     from guim_tf.benchmark.page import render_page
     from guim_tf.benchmark.suite import load_suite
     from guim_tf.benchmark.tables import markdown
@@ -86,18 +88,24 @@ def benchmark(
     from guim_tf.runs import write_whole
 
     loaded, folder = load_suite(suite), pathlib.Path(output)
-    known = [entry.name for entry in loaded.configurations]
-    if unknown := sorted(set(only) - set(known)):
-        raise BenchmarkError(f"only is {unknown[0]!r}, expected one of the suite's names: {known}.")
+    if unknown := sorted(set(only) - set(loaded.names)):
+        raise BenchmarkError(
+            f"only is {unknown[0]!r}, expected one of the suite's names: {loaded.names}."
+        )
     _claim(folder, dataset)
     say = _Speaker(shown=progress)
     baselines = folder / "baselines" / "report.json"
-    if not baselines.is_file():
+    if not measured(baselines.parent, exclude_seen=loaded.exclude_seen):
         say("baselines")
-        evaluate(dataset=dataset, models=None, output=baselines.parent)
+        evaluate(
+            dataset=dataset,
+            models=None,
+            output=baselines.parent,
+            exclude_seen=loaded.exclude_seen,
+        )
 
     command = ["guim", "benchmark", "--suite", suite, "--dataset", dataset, "--output", output]
-    every = cells(loaded, folder)
+    every = cells(loaded, folder, folder=pathlib.Path(suite).parent)
     chosen = [cell for cell in every if not only or cell.name in only]
     failed: dict[str, str] = {}
 
@@ -121,7 +129,7 @@ def benchmark(
             say(f"{title}: finished before")
             continue
         try:
-            run_cell(cell, dataset=dataset, say=say.about(title), progress=progress)
+            cell.finish(dataset=dataset, say=say.about(title), progress=progress)
         except ValueError as e:
             failed[f"{cell.name} seed {cell.seed}"] = " ".join(str(e).split())
             say(f"{title}: FAILED, {e}")
@@ -158,7 +166,7 @@ def _claim(folder: pathlib.Path, dataset: str | pathlib.Path) -> None:
 
 def _document(
     suite: Suite,
-    every: Sequence[Cell],
+    every: Sequence[Cell | GivenCell],
     failed: dict[str, str],
     *,
     baselines: dict[str, Any],
@@ -172,12 +180,7 @@ def _document(
     for cell in every:
         if cell.evaluated:
             page = (cell.report / "report.html").relative_to(folder).as_posix()
-            run = Finished(
-                cell.seed,
-                read_json(cell.run / "result.json"),
-                read_json(cell.report / "report.json"),
-                page,
-            )
+            run = Finished(cell.seed, cell.training, read_json(cell.report / "report.json"), page)
             finished.setdefault(cell.name, []).append(run)
     missing = [f"{cell.name} seed {cell.seed}" for cell in every if not cell.evaluated]
     notes = [f"{name} failed: {message}" for name, message in failed.items()]
@@ -221,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="folder of `guim build-dataset`")
     parser.add_argument("--output", required=True, help="folder for everything; continued if there")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="run this configuration only"
+        "--only", action="append", default=[], metavar="NAME", help="run this one only"
     )
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow loads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from guim_tf.benchmark.item_map import ItemMap
-from guim_tf.evaluation.plots import INK, OTHER, WIDTH, _finish, _uri
+from guim_tf.evaluation.plots import INK, OTHER, WIDTH, finish_axes, svg_uri
 
 # Okabe and Ito's colours, told apart by the colour-blind too; yellow is too pale for lines.
 COLORS = ("#0b6e69", "#c2562d", "#3d6fb6", "#b98a00", "#8c4a8f", "#56a3c9", "#7a5230", "#6b7a3a")
@@ -22,36 +22,36 @@ MAX_POINTS = 5_000  # items drawn on the map
 def plot_against_interests(
     configurations: Sequence[dict[str, Any]],
     *,
-    tasks: Sequence[str],
-    metric: str,
+    panels: Mapping[str, Sequence[str]],
+    label: str,
     percent: bool = False,
 ) -> str | None:
     """Lines of families against C on a log2 axis (Figures 2 and 3); None with no family.
 
     Args:
       configurations: of `results.json`.
-      tasks: a pair of axes each.
-      metric: drawn on the y axis.
-      percent: the improvement over C = 1 instead of the value.
+      panels: a pair of axes each: title -> where in a configuration its estimate is.
+      label: what the estimates are, for the y axis.
+      percent: whether they are improvements, about zero and on one scale.
     """
     known = [x for x in configurations if x["family"] and (x["gain_percent"] or not percent)]
     families = list(dict.fromkeys(x["family"] for x in known))
-    if not any(len({x["interests"] for x in known if x["family"] == f}) > 1 for f in families):
+    if not panels or not any(
+        len({x["interests"] for x in known if x["family"] == family}) > 1 for family in families
+    ):
         return None
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=percent)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=percent)[0]
     spread = 2 ** (0.05 * (np.arange(len(families)) - (len(families) - 1) / 2))
-    for ax, task in zip(axes, tasks, strict=True):
+    places = sorted({x["interests"] for x in known})
+    for ax, (title, path) in zip(axes, panels.items(), strict=True):
         for i, family in enumerate(families):
             points = sorted(
                 (x for x in known if x["family"] == family), key=lambda x: x["interests"]
             )
-            found = [
-                x["gain_percent"][task] if percent else x["tasks"][task][metric] for x in points
-            ]
             ax.errorbar(
                 spread[i] * np.array([x["interests"] for x in points]),  # side by side
-                *_bars(found),
+                *_bars([_at(x, path) for x in points]),
                 color=COLORS[i % len(COLORS)],
                 marker=MARKS[i % len(MARKS)],
                 markersize=5,
@@ -60,23 +60,19 @@ def plot_against_interests(
                 capsize=3,
                 label=family,
             )
-        _finish(ax, title=task, x="C, interests of a user", grid="y")
-        places = sorted({x["interests"] for x in known})
+        finish_axes(ax, title=title, x="C, interests of a user", grid="y")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, [str(c) for c in places])
         ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
-        shown = [x["tasks"][task][metric] for x in known]
         if percent:
             ax.axhline(0, color=INK, linewidth=0.8)
         else:
-            ax.set_ylim(*_frame(shown, least=0.01))
+            ax.set_ylim(*_frame([_at(x, path) for x in known], least=0.01))
     if percent:
-        gains = [x["gain_percent"][task] for x in known for task in tasks]
-        reach = _reach(gains, least=1.0)
+        reach = _reach([_at(x, path) for x in known for path in panels.values()], least=1.0)
         axes[0].set_ylim(-reach, reach)
-    label = f"{metric}, % over C = 1" if percent else f"mean {metric}"
     axes[0].set_ylabel(label, fontsize=8.5, color=INK)
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -85,13 +81,20 @@ def plot_against_interests(
         fontsize=8.5,
         frameon=False,
     )
-    return _uri(figure)
+    return svg_uri(figure)
 
 
 def plot_slices(
-    configurations: Sequence[dict[str, Any]], *, reference: str, task: str, metric: str
+    configurations: Sequence[dict[str, Any]], *, reference: str, task: str, label: str
 ) -> str | None:
-    """Differences from the reference on every slice of a task; None when there is no other."""
+    """Differences from the reference on every slice of a task; None when there is no other.
+
+    Args:
+      configurations: of `results.json`.
+      reference: name of the one that the others are held to.
+      task: whose slices.
+      label: the metric's name.
+    """
     others = [x for x in configurations if x["name"] != reference and x["slice_difference"]]
     if not others:
         return None
@@ -120,7 +123,7 @@ def plot_slices(
         for place in places[:-1]:
             ax.axhline(place - 0.5, color="#e3e8ec", linewidth=0.9)
         ax.axvline(0, color=INK, linewidth=1)
-        _finish(ax, title=division, x=f"{metric} minus that of {reference}", grid="x")
+        finish_axes(ax, title=division, x=f"{label} minus that of {reference}", grid="x")
         ax.set_yticks(places, [f"{part}\n{x['users']:,} users" for part, x in of.items()])
         ax.set_ylim(-0.5, len(of) - 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -130,7 +133,7 @@ def plot_slices(
         for of in x["slice_difference"][task].values()
         for found in of.values()
     ]
-    reach = _reach(every, least=0.01)
+    reach = min(_reach(every, least=0.01), 1.0)  # no two recalls are farther apart
     axes[0].set_xlim(-reach, reach)
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -139,7 +142,7 @@ def plot_slices(
         fontsize=8.5,
         frameon=False,
     )
-    return _uri(figure)
+    return svg_uri(figure)
 
 
 def plot_interests(configurations: Sequence[dict[str, Any]]) -> str | None:
@@ -164,7 +167,7 @@ def plot_interests(configurations: Sequence[dict[str, Any]]) -> str | None:
                 )
     left.set_xlim(0, 1)
     left.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-    _finish(left, title="Share of bought items that each interest wins", x="share", grid=None)
+    finish_axes(left, title="Share of bought items that each interest wins", x="share", grid=None)
     left.set_yticks(places, [x["name"] for x in many])
     lowest = 0.0
     for key, color, mark, name in (
@@ -186,7 +189,7 @@ def plot_interests(configurations: Sequence[dict[str, Any]]) -> str | None:
     right.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     right.axvline(0, color=INK, linewidth=0.8)
     right.set_xlim(max(-1.05, 1.15 * lowest - 0.02), 1.05)
-    _finish(right, title="Mean cosine between", x="cosine; 1: collapsed into one", grid="x")
+    finish_axes(right, title="Mean cosine between", x="cosine; 1: collapsed into one", grid="x")
     right.set_ylim(-0.5, len(many) - 0.5)
     figure.legend(
         *right.get_legend_handles_labels(),
@@ -195,7 +198,7 @@ def plot_interests(configurations: Sequence[dict[str, Any]]) -> str | None:
         fontsize=8.5,
         frameon=False,
     )
-    return _uri(figure)
+    return svg_uri(figure)
 
 
 def plot_map(found: ItemMap) -> str:
@@ -211,19 +214,20 @@ def plot_map(found: ItemMap) -> str:
         "linewidths": 0,
         "rasterized": True,
     }  # thousands of them: a picture inside the SVG
-    ax.scatter(*found.items[rest].T, s=14, color=OTHER, alpha=0.45, label="other", **dots)
+    size = float(np.clip(12_000 / max(len(shown), 1), 14, 44))  # large where they are few
+    ax.scatter(*found.items[rest].T, s=size, color=OTHER, alpha=0.6, label="other", **dots)
     for i, category in enumerate(frequent):
         rows = shown[inverse[shown] == category]
         label = _short(names[category]) or "no category"
-        ax.scatter(*found.items[rows].T, s=22, color=COLORS[i], alpha=0.85, label=label, **dots)
+        ax.scatter(*found.items[rows].T, s=1.5 * size, color=COLORS[i], label=label, **dots)
     for rows, color, label in (
         (found.bought, INK, "bought before"),
         (found.bought_next, "#d4145a", "bought next"),
     ):
-        size = 74 if color == INK else 128  # an item of both has both rings
+        ring = 74 if color == INK else 128  # an item of both has both rings
         ax.scatter(
             *found.items[rows].T,
-            s=size,
+            s=ring,
             facecolors="none",
             edgecolors=color,
             linewidths=1.4,
@@ -240,18 +244,22 @@ def plot_map(found: ItemMap) -> str:
         label="interests",
     )
     for c, point in enumerate(found.interests):
+        # Each number on its own side: interests that fall together stay legible.
+        angle = 2 * np.pi * (c + 0.5) / len(found.interests)
         ax.annotate(
             str(c + 1),
             point,
-            xytext=(8, 8),
+            xytext=(15 * np.cos(angle), 15 * np.sin(angle)),
             textcoords="offset points",
+            ha="center",
+            va="center",
             fontsize=9,
             fontweight="bold",
             color=INK,
             zorder=6,
         )
     first, second = found.explained
-    _finish(ax, title="", x=f"first component, {first:.0%} of the variance", grid="both")
+    finish_axes(ax, title="", x=f"first component, {first:.0%} of the variance", grid="both")
     ax.set_ylabel(f"second component, {second:.0%} of the variance", fontsize=8.5, color=INK)
     ax.set_aspect("equal", adjustable="datalim")
     figure.legend(
@@ -263,10 +271,10 @@ def plot_map(found: ItemMap) -> str:
         title_fontsize=8.5,
         alignment="left",
     )
-    return _uri(figure)
+    return svg_uri(figure)
 
 
-def _reach(found: Sequence[dict[str, Any]], *, least: float) -> float:
+def _reach(found: Sequence[Mapping[str, Any]], *, least: float) -> float:
     """Half of an axis about zero: all means, and intervals as far as they leave those legible."""
     means, widths = _bars(found)
     largest = np.nanmax(np.abs(means), initial=least)
@@ -274,7 +282,7 @@ def _reach(found: Sequence[dict[str, Any]], *, least: float) -> float:
     return float(1.06 * min(ends, 4 * largest))
 
 
-def _frame(found: Sequence[dict[str, Any]], *, least: float) -> tuple[float, float]:
+def _frame(found: Sequence[Mapping[str, Any]], *, least: float) -> tuple[float, float]:
     """An axis of all means, and of intervals as far as they leave those legible; inside 0 to 1."""
     means, widths = _bars(found)
     widths = np.nan_to_num(widths)
@@ -286,7 +294,14 @@ def _frame(found: Sequence[dict[str, Any]], *, least: float) -> tuple[float, flo
     return max(0.0, bottom - margin), min(1.0, top + margin)
 
 
-def _bars(found: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _at(configuration: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = configuration
+    for key in path:
+        found = found[key]
+    return found
+
+
+def _bars(found: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Means and half-widths, NaN where there is none."""
     return (
         np.array([x["mean"] for x in found], float),

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guim_tf.benchmark.intervals import Estimate, estimate, paired, paired_percent
-from guim_tf.benchmark.suite import Entry, Suite
+from guim_tf.benchmark.suite import Entry, Suite, VectorsEntry
 from guim_tf.config import to_json
+from guim_tf.evaluation.tables import headline
 
 CPP = "CPP"  # accuracies by label, where the data set has labels (section 4.2.2)
+
+TRAINING = ("epochs", "best_epoch", "parameters", "minutes")  # of `result.json`
 
 Report = Mapping[str, Any]  # `report.json` of one run
 Values = dict[int, float | None]  # by seed
@@ -23,10 +26,13 @@ class ResultsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """One run that is through: its training's `result.json` and its `report.json`."""
+    """One run that is through: its training's `result.json` and its `report.json`.
+
+    Vectors made elsewhere have no training.
+    """
 
     seed: int
-    training: Mapping[str, Any]
+    training: Mapping[str, Any] | None
     report: Report
     path: str  # of the run's own page, relative to the output folder
 
@@ -60,34 +66,80 @@ def to_document(
       ResultsError: the reports don't measure the same.
     """
     _require_same_measures(baselines, [run for of in finished.values() for run in of])
-    entries = [entry for entry in suite.configurations if finished.get(entry.name)]
-    made = {entry.name: _by_seed(finished[entry.name]) for entry in entries}
-    metric = baselines["methods"][0]["slice_metric"]
+    rows = [row for row in suite.rows if finished.get(row.name)]
+    made = {row.name: {run.seed: run for run in finished[row.name]} for row in rows}
+    reference = made.get(suite.reference)
+    metric, tasks = headline(baselines)
     return {
         "suite": json.loads(to_json(suite)),  # lists, as they are read again
         "command": command,
         "dataset": baselines["dataset"],
         "protocol": baselines["protocol"],
-        "slice_metric": metric,
-        "reference": suite.reference if suite.reference in made else None,
+        "headline": {"metric": metric, "tasks": tasks},
+        "slice_metric": baselines["methods"][0]["slice_metric"],
+        "reference": suite.reference if reference else None,
         "configurations": [
             {
-                "name": entry.name,
-                "family": entry.family,
-                "interests": suite.config(entry, suite.seeds[0]).model.interests,
-                "settings": list(entry.settings),
-                "config": dataclasses.asdict(suite.config(entry, suite.seeds[0])),
-                "runs": [_run(made[entry.name][seed]) for seed in sorted(made[entry.name])],
-                **_summary(made[entry.name], made.get(suite.reference)),
-                "gain_percent": _gain(made[entry.name], _single(suite, entry, made), metric),
+                "name": row.name,
+                **_making(suite, row),
+                "interests": _interests(suite, row, made[row.name]),
+                "runs": [_run(made[row.name][seed]) for seed in sorted(made[row.name])],
+                **_summary(made[row.name], reference, repeated=not _seeded(row)),
+                "gain_percent": _gain(made[row.name], _single(suite, row, made), metric, tasks),
             }
-            for entry in entries
+            for row in rows
         ],
         "baselines": list(baselines["methods"]),
         "profile": baselines.get("profile"),  # of the baselines; null where there are no labels
-        "notes": [*baselines["notes"], *notes],
+        "notes": [*baselines["notes"], *notes, *_run_notes(baselines, made)],
         "versions": baselines["versions"],
     }
+
+
+def _making(suite: Suite, row: Entry | VectorsEntry) -> dict[str, Any]:
+    """Where the vectors of a row come from; `config` is null where they were made elsewhere."""
+    if isinstance(row, VectorsEntry):
+        settings = [
+            f"{name}={getattr(row, name)}" for name in ("user_vectors", "item_vectors", "score")
+        ]
+        return {"family": None, "base": None, "settings": settings, "config": None}
+    return {
+        "family": row.family,
+        "base": row.base or suite.base,
+        "settings": list(row.settings),
+        "config": dataclasses.asdict(suite.config(row, suite.seeds[0])),
+    }
+
+
+def _seeded(row: Entry | VectorsEntry) -> bool:
+    return isinstance(row, Entry) or row.seeded
+
+
+def _interests(suite: Suite, row: Entry | VectorsEntry, runs: Mapping[int, Finished]) -> int:
+    """C: as configured, or as found in the files, where all seeds must have as many."""
+    if isinstance(row, Entry):
+        return suite.config(row, suite.seeds[0]).model.interests
+    counts = {seed: len(run.method["interests"]["purchased"]) for seed, run in runs.items()}
+    if len(set(counts.values())) > 1:
+        raise ResultsError(
+            f"the vectors {row.name!r} have {counts} interests a user by seed; expected as many in "
+            "each. Give those of another C a name of their own."
+        )
+    return next(iter(counts.values()))
+
+
+def _run_notes(baselines: Report, made: Mapping[str, Mapping[int, Finished]]) -> list[str]:
+    """What the runs' reports say beside their tables, once for all seeds that say the same."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, runs in made.items():
+        for seed, run in sorted(runs.items()):
+            for note in run.report["notes"]:
+                if note not in baselines["notes"]:
+                    found.setdefault((name, note), []).append(str(seed))
+    return [
+        f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
+        for (name, note), seeds in found.items()
+    ]
 
 
 def _require_same_measures(baselines: Report, runs: Sequence[Finished]) -> None:
@@ -108,16 +160,12 @@ def _require_same_measures(baselines: Report, runs: Sequence[Finished]) -> None:
             )
 
 
-def _by_seed(runs: Sequence[Finished]) -> dict[int, Finished]:
-    return {run.seed: run for run in runs}
-
-
 def _run(run: Finished) -> dict[str, Any]:
     of = run.method
     return {
         "seed": run.seed,
         "page": run.path,
-        **{key: run.training[key] for key in ("epochs", "best_epoch", "parameters", "minutes")},
+        **{key: (run.training or {}).get(key) for key in TRAINING},
         "tasks": {
             task: {metric: found["mean"] for metric, found in metrics.items()}
             for task, metrics in of["tasks"].items()
@@ -128,36 +176,43 @@ def _run(run: Finished) -> dict[str, Any]:
     }
 
 
-def _summary(runs: dict[int, Finished], reference: dict[int, Finished] | None) -> dict[str, Any]:
-    """Means over seeds of everything, and differences from the reference, seed by seed."""
+def _summary(
+    runs: dict[int, Finished], reference: dict[int, Finished] | None, *, repeated: bool
+) -> dict[str, Any]:
+    """Means over seeds of everything, and differences from the reference, seed by seed.
+
+    Args:
+      runs: by seed.
+      reference: by seed, or None without one.
+      repeated: whether the one run stands for every seed of the reference.
+    """
     first = next(iter(runs.values())).method
     found: dict[str, Any] = {
         key: {} for key in ("tasks", "accuracy", "slices", "difference", "slice_difference")
     }
+
+    def put(place: str, path: tuple[str, ...], more: Mapping[str, Any] | None = None) -> None:
+        values = _values(runs, (place, *path, "mean"))
+        _put(found[place], path, estimate(list(values.values())), more)
+        if reference is None:
+            return
+        theirs = _values(reference, (place, *path, "mean"))
+        mine = dict.fromkeys(theirs, *values.values()) if repeated else values
+        difference = estimate(list(paired(mine, theirs).values()))
+        if place == "slices":
+            _put(found["slice_difference"], path, difference, more)
+        else:
+            _put(found["difference"], path if place == "tasks" else (CPP, *path), difference)
+
     for task, metrics in first["tasks"].items():
         for metric in metrics:
-            values = _values(runs, ("tasks", task, metric, "mean"))
-            _put(found["tasks"], (task, metric), estimate(list(values.values())))
-            if reference is not None:
-                difference = paired(values, _values(reference, ("tasks", task, metric, "mean")))
-                _put(found["difference"], (task, metric), estimate(list(difference.values())))
+            put("tasks", (task, metric))
     for label in first["accuracy"]:
-        values = _values(runs, ("accuracy", label, "mean"))
-        _put(found["accuracy"], (label,), estimate(list(values.values())))
-        if reference is not None:
-            difference = paired(values, _values(reference, ("accuracy", label, "mean")))
-            _put(found["difference"], (CPP, label), estimate(list(difference.values())))
+        put("accuracy", (label,))
     for task, divisions in first["slices"].items():
         for division, parts in divisions.items():
             for part, of in parts.items():
-                where = (task, division, part)
-                values = _values(runs, ("slices", *where, "mean"))
-                users = {"users": of["users"]}
-                _put(found["slices"], where, estimate(list(values.values())), users)
-                if reference is not None:
-                    difference = paired(values, _values(reference, ("slices", *where, "mean")))
-                    mean = estimate(list(difference.values()))
-                    _put(found["slice_difference"], where, mean, users)
+                put("slices", (task, division, part), {"users": of["users"]})
     cosines = ("mean_cosine", "item_cosine")
     found["interests_summary"] = {
         key: dataclasses.asdict(estimate(list(_values(runs, ("interests", key)).values())))
@@ -167,7 +222,10 @@ def _summary(runs: dict[int, Finished], reference: dict[int, Finished] | None) -
         key: [
             estimate(shares).mean
             for shares in zip(
-                *(sorted(run.method["interests"][key], reverse=True) for run in runs.values()),
+                *(
+                    sorted((x or 0.0 for x in run.method["interests"][key]), reverse=True)
+                    for run in runs.values()
+                ),
                 strict=True,
             )
         ]
@@ -177,28 +235,40 @@ def _summary(runs: dict[int, Finished], reference: dict[int, Finished] | None) -
 
 
 def _single(
-    suite: Suite, entry: Entry, made: Mapping[str, dict[int, Finished]]
+    suite: Suite, row: Entry | VectorsEntry, made: Mapping[str, dict[int, Finished]]
 ) -> dict[int, Finished] | None:
     """The runs of the same family with C = 1."""
+    if isinstance(row, VectorsEntry) or row.family is None:
+        return None
     for other in suite.configurations:
-        same = entry.family is not None and other.family == entry.family
-        if same and suite.config(other, suite.seeds[0]).model.interests == 1:
+        if other.family == row.family and suite.config(other, suite.seeds[0]).model.interests == 1:
             return made.get(other.name)
     return None
 
 
 def _gain(
-    runs: dict[int, Finished], single: dict[int, Finished] | None, metric: str
+    runs: dict[int, Finished],
+    single: dict[int, Finished] | None,
+    metric: str,
+    tasks: Sequence[str],
 ) -> dict[str, Any] | None:
-    """Improvement over C = 1 in percent, by task, seed by seed (Figure 3)."""
+    """Improvement over C = 1 in percent, by task and by label, seed by seed (Figure 3)."""
     if single is None:
         return None
-    gains = {}
-    for task in next(iter(runs.values())).method["tasks"]:
-        path = ("tasks", task, metric, "mean")
-        percent = paired_percent(_values(runs, path), _values(single, path))
-        gains[task] = dataclasses.asdict(estimate(list(percent.values())))
-    return gains
+    paths = {task: ("tasks", task, metric, "mean") for task in tasks}
+    labels = next(iter(runs.values())).method["accuracy"]
+    paths |= {profile_name(label): ("accuracy", label, "mean") for label in labels}
+    return {
+        name: dataclasses.asdict(
+            estimate(list(paired_percent(_values(runs, path), _values(single, path)).values()))
+        )
+        for name, path in paths.items()
+    }
+
+
+def profile_name(label: str) -> str:
+    """The profile task of a label."""
+    return f"{CPP} {label}"
 
 
 def _values(runs: dict[int, Finished], path: Sequence[str]) -> Values:

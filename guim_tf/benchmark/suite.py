@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+from collections.abc import Callable
 
 from guim_tf.config import Config, ConfigError, load
+from guim_tf.evaluation.search import COSINE, SCORES
 from guim_tf.training import configure
 
-BASES = {"paper": Config.paper}
+BASES: dict[str, Callable[[], Config]] = {"paper": Config.paper}
+SEED = "{seed}"  # in the path of a file of vectors
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")  # a folder's name that needs no quotes
 
 
@@ -24,18 +27,54 @@ class Entry:
       name: its row in the tables and its folders.
       settings: `section.field=value`, applied after the suite's own.
       family: configurations that differ in C alone; they make one line of the plots against C.
+      base: the named configuration that settings change; null is the suite's.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     family: str | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        _check_name(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorsEntry:
+    """Vectors made elsewhere, by name: scored as a configuration's are, not trained.
+
+    Attributes:
+      name: their row in the tables and their folder.
+      user_vectors: file in a form of `guim_tf.evaluation.vector_files`, relative to the suite's;
+        `{seed}` stands for each of its seeds. Without it there is one run.
+      item_vectors: the same of items.
+      score: how they are compared, "cosine" or "dot".
+    """
+
+    name: str
+    user_vectors: str
+    item_vectors: str
+    score: str = COSINE
+
+    def __post_init__(self) -> None:
+        _check_name(self)
+        if self.score not in SCORES:
             raise ConfigError(
-                f"Entry.name is {self.name!r}, expected letters, digits and any of ._=+- after "
-                "the first: it names folders."
+                f"VectorsEntry.score is {self.score!r}, expected one of {', '.join(SCORES)}."
             )
+
+    @property
+    def seeded(self) -> bool:
+        """Whether each seed has vectors of its own."""
+        return SEED in self.user_vectors + self.item_vectors
+
+    def files(self, folder: pathlib.Path, seed: int) -> tuple[pathlib.Path, pathlib.Path]:
+        """Users' and items' file of one seed, of a suite in `folder`."""
+        users, items = (
+            folder / path.replace(SEED, str(seed))
+            for path in (self.user_vectors, self.item_vectors)
+        )
+        return users, items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +85,13 @@ class Suite:
       title: heading of the page.
       seeds: every configuration is trained once with each.
       configurations: in the order of the tables.
-      reference: name of the configuration that the others are compared with, seed by seed.
+      reference: name of the configuration or the vectors that the others are compared with, seed
+        by seed.
       base: the named configuration that settings change.
       settings: of all configurations, before their own.
+      vectors: made elsewhere, after the configurations in the tables.
+      exclude_seen: leaves items of the history out of all rankings, as published leave-one-out
+        comparisons do.
     """
 
     title: str
@@ -57,11 +100,14 @@ class Suite:
     reference: str
     base: str = "paper"
     settings: tuple[str, ...] = ()
+    vectors: tuple[VectorsEntry, ...] = ()
+    exclude_seen: bool = False
 
     def __post_init__(self) -> None:
-        names = [entry.name for entry in self.configurations]
-        self._check(len(names) > 0, "configurations", "at least one")
-        self._check(len({x.casefold() for x in names}) == len(names), "configurations", "distinct")
+        names = self.names
+        self._check(len(self.configurations) > 0, "configurations", "at least one")
+        distinct = len({name.casefold() for name in names}) == len(names)
+        self._check(distinct, "vectors" if self.vectors else "configurations", "distinct names")
         self._check(len(self.seeds) > 0, "seeds", "at least one")
         self._check(len(set(self.seeds)) == len(self.seeds), "seeds", "distinct numbers")
         self._check(min(self.seeds) >= 0, "seeds", "numbers from 0")
@@ -83,24 +129,37 @@ class Suite:
                         "its settings or its family."
                     )
 
+    @property
+    def rows(self) -> list[Entry | VectorsEntry]:
+        """All that is no baseline, in the order of the tables."""
+        return [*self.configurations, *self.vectors]
+
+    @property
+    def names(self) -> list[str]:
+        return [row.name for row in self.rows]
+
     def config(self, entry: Entry, seed: int) -> Config:
         """The whole configuration of one run.
 
         Raises:
-          ConfigError: a setting names no field, has an impossible value, or sets the seed.
+          ConfigError: a setting names no field, has an impossible value, or sets the seed; or the
+            base is unknown.
         """
+        base = self.base if entry.base is None else entry.base
         settings = [*self.settings, *entry.settings]
         try:
+            if base not in BASES:
+                raise ConfigError(f"base is {base!r}, expected one of {sorted(BASES)}.")
             if any(setting.startswith("training.seed=") for setting in settings):
                 raise ConfigError("training.seed is set by the suite's `seeds`; drop the setting.")
-            return configure(BASES[self.base](), [*settings, f"training.seed={seed}"])
+            return configure(BASES[base](), [*settings, f"training.seed={seed}"])
         except ConfigError as e:
             raise ConfigError(f"configuration {entry.name!r}: {e}") from e
 
     def _check(self, condition: bool, field: str, expected: str) -> None:
         if not condition:
             got = getattr(self, field)
-            shown = [x.name for x in got] if field == "configurations" else got
+            shown = [x.name for x in got] if field in ("configurations", "vectors") else got
             raise ConfigError(f"Suite.{field} is {shown!r}, expected {expected}.")
 
 
@@ -111,3 +170,11 @@ def load_suite(path: str | pathlib.Path) -> Suite:
     except ConfigError as e:
         message = str(e)
         raise ConfigError(message if str(path) in message else f"{path}: {message}") from e
+
+
+def _check_name(entry: Entry | VectorsEntry) -> None:
+    if not _NAME.fullmatch(entry.name):
+        raise ConfigError(
+            f"{type(entry).__name__}.name is {entry.name!r}, expected letters, digits and any of "
+            "._=+- after the first: it names folders."
+        )

@@ -7,13 +7,17 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from guim_tf.benchmark.results import CPP
 from guim_tf.evaluation.tables import (
     Table,
     main_table,
+    metric_title,
     number,
     profile_table,
+    shown_metrics,
     signed,
     slice_table,
+    tasks_note,
 )
 
 MINUS = "−"
@@ -24,7 +28,7 @@ T = TypeVar("T")
 
 def results_table(document: dict[str, Any]) -> Table:
     """All configurations, then all baselines, on all tasks by all metrics."""
-    return main_table({"methods": rows(document), "protocol": document["protocol"]})
+    return main_table(_evaluation(document))
 
 
 def split(table: Table) -> list[Table]:
@@ -53,7 +57,13 @@ def packs(sized: Sequence[tuple[T, int]], *, most: int = MOST_COLUMNS) -> list[l
 
 def results_by_slice(document: dict[str, Any], task: str) -> Table:
     """The same on the slices of one task."""
-    return slice_table({"methods": rows(document)}, task)
+    return slice_table(_evaluation(document), task)
+
+
+def sliced_tasks(document: dict[str, Any]) -> list[str]:
+    """The tasks that tables show and that somebody has truth in."""
+    tasks = document["protocol"]["tasks"]
+    return [task for task in shown_metrics(_evaluation(document)) if tasks[task]["users"]]
 
 
 def accuracy_table(document: dict[str, Any]) -> Table | None:
@@ -70,10 +80,23 @@ def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**x, "kind": "model"} for x in document["configurations"]] + document["baselines"]
 
 
+def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of one evaluation that has the configurations among its methods."""
+    return {"methods": rows(document), "protocol": document["protocol"]}
+
+
 def difference_lines(document: dict[str, Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """(configuration, {task: {metric: difference}}) of all but the reference."""
+    """(configuration, {task: {title of the metric: difference}}) of all but the reference."""
+    shown = shown_metrics(_evaluation(document))
     return [
-        (x["name"], x["difference"])
+        (
+            x["name"],
+            {
+                task: {metric_title(document["protocol"], m): of[m] for m in shown.get(task, of)}
+                for task, of in x["difference"].items()
+                if task in shown or task == CPP
+            },
+        )
         for x in document["configurations"]
         if x["difference"] and x["name"] != document["reference"]
     ]
@@ -108,7 +131,7 @@ def markdown(document: dict[str, Any]) -> str:
         f"As of {protocol['as_of']}: {protocol['users']:,} users, {protocol['candidates']:,} "
         f"candidates, full ranking. Seeds {seeds}. Configurations: mean over seeds ± half of the "
         "95 % interval over seeds (t, n - 1 degrees of freedom). Baselines have no seed: ± half of "
-        "the 95 % interval over users. The best of a column is bold.",
+        "the 95 % interval over users. The best of a column is bold. " + tasks_note(protocol),
         f"```\n{document['command']}\n```",
         *(
             f"## {task}\n\n{_cells(table, table.columns[start : start + count], start)}"
@@ -126,11 +149,16 @@ def markdown(document: dict[str, Any]) -> str:
         )
     if any(x["gain_percent"] for x in document["configurations"]):
         parts.append(
-            f"## Improvement over C = 1, {document['slice_metric']}, percent\n\n{_gains(document)}"
+            f"## Improvement over C = 1, {headline_title(document)}, percent\n\n{_gains(document)}"
         )
     parts.append(f"## Runs\n\n{_common(suite)}\n\n{_runs(document)}")
     parts += document["notes"]
     return "\n\n".join(parts) + "\n"
+
+
+def headline_title(document: dict[str, Any]) -> str:
+    """The name of the metric that plots and improvements are of."""
+    return metric_title(document["protocol"], document["headline"]["metric"])
 
 
 def _groups(table: Table) -> list[tuple[str, int, int]]:
@@ -171,7 +199,7 @@ def _differences(document: dict[str, Any]) -> str:
 
 def _gains(document: dict[str, Any]) -> str:
     known = [x for x in document["configurations"] if x["gain_percent"] and x["interests"] > 1]
-    tasks = list(document["protocol"]["tasks"])
+    tasks = list(known[0]["gain_percent"]) if known else []
     return grid(
         ["", *tasks],
         [
@@ -187,20 +215,35 @@ def _common(suite: dict[str, Any]) -> str:
     return f"Base: {suite['base']}, and for all: `{shlex.join(suite['settings'])}`."
 
 
+def settings_text(document: dict[str, Any], configuration: dict[str, Any]) -> str:
+    """What a configuration has of its own, as Markdown."""
+    base = configuration["base"]
+    own = f"base {base}" if base not in (None, document["suite"]["base"]) else ""
+    settings = shlex.join(configuration["settings"])
+    return ", ".join(part for part in (own, f"`{settings}`" if settings else "") if part)
+
+
 def _runs(document: dict[str, Any]) -> str:
     lines = []
     for x in document["configurations"]:
         for run in x["runs"]:
             cosine = run["interests"]["mean_cosine"]
+            trained = (
+                ["–"] * 3  # vectors made elsewhere
+                if x["config"] is None
+                else [
+                    f"{run['best_epoch']} of {run['epochs']}",
+                    f"{run['minutes']:.1f}",
+                    f"{run['parameters']:,}",
+                ]
+            )
             lines.append(
                 [
                     x["name"],
                     str(run["seed"]),
-                    f"{run['best_epoch']} of {run['epochs']}",
-                    f"{run['minutes']:.1f}",
-                    f"{run['parameters']:,}",
+                    *trained,
                     "–" if cosine is None else f"{cosine:.3f}".replace("-", MINUS),
-                    f"`{shlex.join(x['settings'])}`" if x["settings"] else "",
+                    settings_text(document, x),
                 ]
             )
     head = ["", "seed", "epoch used", "minutes", "parameters", "interest cosine", "settings"]

@@ -86,7 +86,7 @@ def evaluate(
     given = Given.of(user_vectors, item_vectors, score=score, needs_items=CMP in chosen)
     sources = Sources(models, given)
     sources.require_as_of(schema, as_of)
-    if CMP in chosen and not baselines and not sources:
+    if not baselines and not sources:
         raise ValueError("there is nothing to evaluate: no models, no vectors and no baselines.")
     curves = None if run is None else read_curves(run)
     notes: list[str] = []
@@ -105,7 +105,7 @@ def evaluate(
     if CPP in chosen:
         population = load_population(dataset, as_of=as_of)
         features, missing = sources.features(population)
-        predicted = evaluate_profile(population, features)
+        predicted = evaluate_profile(population, features, with_baselines=baselines)
         notes += [*missing, *predicted.notes]
         profile = (population, predicted)
     document = to_document(

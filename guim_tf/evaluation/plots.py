@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from guim_tf.evaluation.curves import Curves
+
+GridAxis = Literal["both", "x", "y"]
 
 WIDTH = 11.1  # inches, the width of the page's text
 MODEL, OTHER, INK, FAINT = "#0b6e69", "#a9b4bd", "#1f2933", "#e3e8ec"
@@ -40,11 +43,11 @@ def plot_means(
         colors = [MODEL if name in models else OTHER for name in methods]
         ax.barh(place, values, height=0.62, color=colors)
         ax.errorbar(values, place, xerr=widths, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
-        _finish(ax, title=task, x=label, grid="x")
+        finish_axes(ax, title=task, x=label, grid="x")
         ax.set_yticks(place, methods)
     ends = [of["mean"] + (of["half_width"] or 0) for row in means.values() for of in row.values()]
     axes[0].set_xlim(0, 1.04 * max(ends) or 1)
-    return _uri(figure)
+    return svg_uri(figure)
 
 
 def plot_curves(curves: Curves) -> str:
@@ -69,12 +72,12 @@ def plot_curves(curves: Curves) -> str:
                 linewidth=1.6,
                 label="validation" if dash == "--" else "training",
             )
-        _finish(ax, title=title.replace("_", " "), x="epoch", grid="y")
+        finish_axes(ax, title=title.replace("_", " "), x="epoch", grid="y")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.ticklabel_format(axis="y", useOffset=False)
         if keys != [title]:
             ax.legend(fontsize=8, frameon=False)
-    return _uri(figure)
+    return svg_uri(figure)
 
 
 def plot_interests(interests: Mapping[str, Any]) -> str:
@@ -90,7 +93,7 @@ def plot_interests(interests: Mapping[str, Any]) -> str:
     for i, (shares, color, name) in enumerate(bars):
         left.bar(place + 0.36 * (i - 0.5), shares, 0.34, color=color, label=f"items {name}")
     left.axhline(1 / count, color=INK, linewidth=1, linestyle=":", label=f"even share, 1/{count}")
-    _finish(left, title="Share of wins", x="interest", grid="y")
+    finish_axes(left, title="Share of wins", x="interest", grid="y")
     left.set_ylim(0, max(0.01, 1.25 * max(x.max() for x, _, _ in bars)))
     left.legend(fontsize=8, ncols=3, loc="upper center", edgecolor="none", framealpha=1)
 
@@ -111,12 +114,13 @@ def plot_interests(interests: Mapping[str, Any]) -> str:
             )
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
-    _finish(right, title="Mean cosine between interests", x="interest", grid=None)
+    finish_axes(right, title="Mean cosine between interests", x="interest", grid=None)
     right.set_ylabel("interest", fontsize=8.5, color=INK)
-    return _uri(figure)
+    return svg_uri(figure)
 
 
-def _finish(ax, *, title: str, x: str, grid: str | None) -> None:  # type: ignore[no-untyped-def]
+def finish_axes(ax: Axes, *, title: str, x: str, grid: GridAxis | None) -> None:
+    """The look of all plots: title to the left, label of the x axis, no frame, a faint grid."""
     ax.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
     ax.set_xlabel(x, fontsize=8.5, color=INK)
     ax.tick_params(labelsize=8.5, colors=INK, length=0)
@@ -126,7 +130,8 @@ def _finish(ax, *, title: str, x: str, grid: str | None) -> None:  # type: ignor
         ax.set_axisbelow(True)
 
 
-def _uri(figure: Figure) -> str:
+def svg_uri(figure: Figure) -> str:
+    """A figure as `data:` URI; the same figure gives the same text."""
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")

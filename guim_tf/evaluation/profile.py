@@ -114,10 +114,18 @@ def category_features(population: Population) -> Features:
     )
 
 
-def evaluate_profile(population: Population, features: Sequence[Features]) -> Profile:
-    """Accuracy on test users, of the majority class, of `features` and of the category counts."""
+def evaluate_profile(
+    population: Population, features: Sequence[Features], *, with_baselines: bool = True
+) -> Profile:
+    """Accuracy on test users of `features`, and of the category counts and the majority class.
+
+    Args:
+      population: users with labels.
+      features: what methods know of them.
+      with_baselines: whether to measure the category counts and the majority class too.
+    """
     part = np.array([_part(user) for user in population.user_ids])
-    every = [*features, category_features(population)]
+    every = [*features, *([category_features(population)] if with_baselines else [])]
     counts: dict[str, LabelCounts] = {}
     notes: list[str] = []
     accuracy: dict[str, dict[str, Mean]] = {x.name: {} for x in every}
@@ -158,7 +166,7 @@ def evaluate_profile(population: Population, features: Sequence[Features]) -> Pr
         ProfileMethod(x.name, "model" if x.is_model else "baseline", x.definition, accuracy[x.name])
         for x in every
     ]
-    return Profile(counts, [*rows, baseline], notes)
+    return Profile(counts, [*rows, baseline] if with_baselines else rows, notes)
 
 
 def accuracies(
@@ -183,16 +191,22 @@ def accuracies(
         mean, deviation = values[split[0]].mean(axis=0), values[split[0]].std(axis=0)
         values = (values - mean) / np.where(deviation > 0, deviation, 1)
     train, validation, test = ((values[rows], y[rows]) for rows in split)
+    network = _network(values.shape[1], classes, features.layers)
+    optimizer = keras.optimizers.Adam(1e-3 if features.layers > 1 else 1e-2)
+    optimizer.build(network.trainable_variables)
+    fresh = [variable.numpy() for variable in optimizer.variables]
+    network.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=-(-len(train[0]) // _BATCH),
+    )
     found = []
     for seed in range(seeds):
+        # Started anew, not made anew: tracing a graph takes longer than training it.
         keras.utils.set_random_seed(seed)
-        network = _network(values.shape[1], classes, features.layers)
-        steps = -(-len(train[0]) // _BATCH)
-        network.compile(
-            optimizer=keras.optimizers.Adam(1e-3 if features.layers > 1 else 1e-2),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            steps_per_execution=steps,
-        )
+        network.set_weights(_network(values.shape[1], classes, features.layers).get_weights())
+        for variable, value in zip(optimizer.variables, fresh, strict=True):
+            variable.assign(value)
         network.fit(
             *train,
             batch_size=_BATCH,

@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import rich.box
 import rich.markup
 import rich.table
@@ -20,9 +19,10 @@ import rich.table
 from guim_tf.evaluation import plots, tables
 from guim_tf.evaluation.curves import Curves
 from guim_tf.evaluation.examples import Example
+from guim_tf.evaluation.pages import template
 
 JSON_FILE, HTML_FILE = "report.json", "report.html"
-_TEMPLATE = "report.html"
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +95,7 @@ def render_page(
     document: dict[str, Any], *, curves: Curves | None, examples: Sequence[Example]
 ) -> str:
     """The HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(_TEMPLATE).render(
+    return template(_TEMPLATE).render(
         document=document,
         number=tables.number,
         signed=tables.signed,
@@ -118,22 +111,26 @@ def _matching(document: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of consumer matching."""
     methods = document["methods"]
     models = [method for method in methods if method["kind"] == "model"]
-    metric, tasks = methods[0]["slice_metric"], document["protocol"]["tasks"]
+    protocol, (metric, tasks) = document["protocol"], tables.headline(document)
+    title = tables.metric_title(protocol, metric)
     return {
-        "metric": metric,
+        "metric": tables.metric_title(protocol, methods[0]["slice_metric"]),
+        "headline": title,
+        "tasks_note": tables.tasks_note(protocol),
         "models": models,
         "main": tables.shared_table(document),
         "short_lists": tables.short_lists_table(document),
-        "slices": {task: tables.slice_table(document, task) for task in tasks},
+        "slices": {
+            task: tables.slice_table(document, task) for task in tables.shown_metrics(document)
+        },
         "cold": tables.cold_table(document),
         "means_plot": plots.plot_means(
             {
                 task: {method["name"]: method["tasks"][task][metric] for method in methods}
-                for task, of in tasks.items()
-                if of["users"]
+                for task in tasks
             },
             models=[method["name"] for method in models],
-            label=f"mean {metric}",
+            label=f"mean {title}",
         ),
         "interest_plots": {
             method["name"]: plots.plot_interests(method["interests"])

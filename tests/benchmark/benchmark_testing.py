@@ -13,6 +13,7 @@ PROTOCOL = {
     "as_of_timestamp": 1_606_780_800,
     "history_days": 365,
     "test_days": 30,
+    "exclude_seen": False,
     "users": 40,
     "candidates": 9,
     "events_before": 700,

@@ -57,18 +57,29 @@ class Stages:
         self._enter("export", models)
         (models / "user_encoder" / "1").mkdir(parents=True)
 
-    def evaluate(self, *, dataset, models, output, run=None, baselines=True):
-        if models is None:
+    def evaluate(
+        self, *, dataset, models, output, run=None, baselines=True, exclude_seen=False, **given
+    ):
+        if baselines:
+            assert models is None
+            assert not given
             self.calls.append(("evaluate", "baselines"))
             found = BASELINES
+        elif models is None:
+            self._enter("evaluate", output)
+            # The file of users holds the recall, that of items the number of interests.
+            recall = float(given["user_vectors"].read_text())
+            count = int(given["item_vectors"].read_text())
+            found = report([method("given", "model", recall, [1 / count] * count)])
+            found["notes"] = ["3 items have no vector."]
         else:
             self._enter("evaluate", output)
-            assert not baselines
             config = json.loads((run / "config.json").read_text())
             count = config["model"]["interests"]
             recall = 0.4 + count / 100 + config["training"]["seed"] / 10
             found = report([method("GUIM", "model", recall, [1 / count] * count)])
-        output.mkdir(parents=True)
+        found = found | {"protocol": found["protocol"] | {"exclude_seen": exclude_seen}}
+        output.mkdir(parents=True, exist_ok=True)
         (output / "report.json").write_text(json.dumps(found))
 
 
@@ -234,10 +245,101 @@ def test_a_folder_of_something_else_is_left_alone(run, stages, tmp_path):
     assert [x.name for x in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
-def test_the_page_is_whole(run, stages, monkeypatch):
+@pytest.fixture
+def files(tmp_path):
+    """Two seeds of made-up vectors, whose recall and C the stand-in reads from the files."""
+    for seed, recall in ((0, 0.6), (1, 0.7)):
+        (tmp_path / f"{seed}-users.txt").write_text(str(recall))
+        (tmp_path / f"{seed}-items.txt").write_text("2")
+    return {
+        "name": "SASRec",
+        "user_vectors": "{seed}-users.txt",
+        "item_vectors": "{seed}-items.txt",
+    }
+
+
+def row(result, name):
+    return next(x for x in result.document["configurations"] if x["name"] == name)
+
+
+def test_vectors_from_elsewhere_stand_beside_the_configurations(run, files):
+    result, calls = run(vectors=[files], reference="C4")
+    first, second = ("evaluate", "SASRec/0"), ("evaluate", "SASRec/1")
+    assert calls == [
+        ("evaluate", "baselines"),
+        *steps("C1/0", "C4/0"),
+        first,
+        *steps("C1/1", "C4/1"),
+        second,
+    ]
+    found = row(result, "SASRec")
+    assert (found["interests"], found["config"], found["gain_percent"]) == (2, None, None)
+    # .6 and .7: the standard error of two values is half of their distance.
+    mean = found["tasks"]["CMP-L"]["recall@100"]
+    assert mean == {
+        "mean": pytest.approx(0.65),
+        "half_width": pytest.approx(12.706 * 0.05),
+        "n": 2,
+    }
+    # C = 4 has .44 and .54: .16 below with either seed.
+    assert found["difference"]["CMP-L"]["recall@100"]["mean"] == pytest.approx(0.16)
+    assert result.document["notes"] == ["SASRec, seeds 0, 1: 3 items have no vector."]
+    lines = result.markdown_path.read_text().splitlines()
+    assert "| SASRec | **.6500** ± .6353 | **.0650** ± .0635 |" in lines
+    assert any(
+        line.startswith("| SASRec | 1 | – | – | – | 0.250 | `'user_vectors=") for line in lines
+    )
+    assert run(vectors=[files], reference="C4")[1] == []
+
+
+def test_other_files_under_the_same_name_are_scored_again_alone(run, files, tmp_path):
+    run(vectors=[files])
+    (tmp_path / "1-users.txt").write_text("0.75")
+    result, calls = run(vectors=[files])
+    assert calls == [("evaluate", "SASRec/1")]
+    mean = row(result, "SASRec")["tasks"]["CMP-L"]["recall@100"]["mean"]
+    assert mean == pytest.approx(0.675)
+    assert run(vectors=[files | {"score": "dot"}])[1] == [
+        ("evaluate", "SASRec/0"),
+        ("evaluate", "SASRec/1"),
+    ]
+
+
+def test_vectors_without_a_seed_are_held_to_every_seed_of_the_reference(run, files, tmp_path):
+    once = {"user_vectors": "0-users.txt", "item_vectors": "0-items.txt"}
+    result, _ = run(vectors=[files | once])
+    found = row(result, "SASRec")
+    assert [x["seed"] for x in found["runs"]] == [0]
+    assert found["tasks"]["CMP-L"]["recall@100"]["half_width"] is None
+    # .6 - .41 and .6 - .51: mean .14, standard error .05.
+    assert found["difference"]["CMP-L"]["recall@100"] == {
+        "mean": pytest.approx(0.14),
+        "half_width": pytest.approx(12.706 * 0.05),
+        "n": 2,
+    }
+
+
+def test_a_seed_of_vectors_with_another_c_is_refused(run, files, tmp_path):
+    (tmp_path / "1-items.txt").write_text("3")
+    with pytest.raises(ValueError, match=r"'SASRec' have \{0: 2, 1: 3\} interests"):
+        run(vectors=[files])
+
+
+def test_excluding_what_was_seen_evaluates_again_without_training(run, tmp_path):
+    run()
+    result, calls = run(exclude_seen=True)
+    every = [("evaluate", name) for name in ("C1/0", "C4/0", "C1/1", "C4/1")]
+    assert calls == [("evaluate", "baselines"), *every]
+    for path in (tmp_path / "out").rglob("report.json"):
+        assert json.loads(path.read_text())["protocol"]["exclude_seen"]
+    assert result.document["protocol"]["exclude_seen"]
+    assert run(exclude_seen=True)[1] == []
+
+
+def test_the_page_is_whole(run, stages, files, monkeypatch):
     monkeypatch.setattr(page, "render_page", RENDER_PAGE)
     stages.broken["train", "C1/1"] = ValueError("NaN at <step> 7")
-    result, _ = run()
+    result, _ = run(vectors=[files])
     text = result.html_path.read_text(encoding="utf-8")
     open_tags, sources = [], []
 
@@ -252,14 +354,16 @@ def test_the_page_is_whole(run, stages, monkeypatch):
 
     Page().feed(text)
     assert open_tags == []
-    # Means, recall and gain against C, slices of two tasks, interests, the map.
-    assert len(sources) == 7
+    # Bars of means and of accuracy, both and the gain against C, slices of two tasks, interests,
+    # the map.
+    assert len(sources) == 9
     assert all(x.startswith("data:image/svg+xml;base64,") for x in sources)
     for expected in (
         "Interests",
         "C1",
         "EASE",
         "user-7",
+        "SASRec",
         "+.0300",
         "C1 seed 1 failed: NaN at &lt;step&gt; 7",
         'href="reports/C4/1/report.html"',

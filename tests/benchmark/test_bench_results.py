@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from benchmark_testing import BASELINES, TASKS, method, report
 
-from guim_tf.benchmark import plots, tables
+from guim_tf.benchmark import plots, suite, tables
 from guim_tf.benchmark.item_map import ItemMap, project
 from guim_tf.benchmark.results import Finished, ResultsError, to_document
 from guim_tf.benchmark.suite import load_suite
 
+PANELS = {task: ("tasks", task, "recall@100") for task in TASKS}
 TRAINING = {"epochs": 5, "best_epoch": 3, "parameters": 1200, "minutes": 1.5}
 # recall@100 on CMP-L by configuration and seed.
 RECALL = {"C1": {0: 0.40, 1: 0.44}, "C4": {0: 0.44, 1: 0.50}}
@@ -131,6 +132,61 @@ def test_a_data_set_without_labels(suite_file):
     assert "CPP" not in tables.markdown(found)
 
 
+def test_gain_on_labels(document):
+    assert list(of(document, "C4")["gain_percent"]) == ["CMP-L", "CMP-N", "CPP age"]
+    found = of(document, "C4")["gain_percent"]["CPP age"]  # accuracy is half of the recall
+    assert found["mean"] == pytest.approx(11.81818, abs=1e-4)
+
+
+def leave_one_out(found: dict) -> dict:
+    """A report of forty users with one item each, and lists as short as published ones."""
+    tasks = {task: {"users": 40, "pairs": 40, "repeated_share": 0.0} for task in TASKS}
+    for row in found["methods"]:
+        recall = row["tasks"]["CMP-N"]["recall@100"]
+        for k in (5, 10, 20):
+            row["tasks"]["CMP-N"][f"recall@{k}"] = recall | {"mean": recall["mean"] * k / 100}
+            row["tasks"]["CMP-N"][f"ndcg@{k}"] = recall | {"mean": recall["mean"] * k / 1000}
+    protocol = found["protocol"] | {"tasks": tasks, "exclude_seen": True}
+    return found | {"protocol": protocol}
+
+
+def test_leave_one_out_shows_what_is_published(suite_file):
+    def run(name, seed):
+        row = method("GUIM", "model", RECALL[name][seed], SHARES[name][seed])
+        return Finished(seed, TRAINING, leave_one_out(report([row])), "page")
+
+    found = to_document(
+        suite=load_suite(suite_file(exclude_seen=True)),
+        finished={name: [run(name, seed) for seed in (0, 1)] for name in ("C1", "C4")},
+        baselines=leave_one_out(report([method("EASE", "baseline", 0.45)])),
+        command="c",
+        notes=[],
+    )
+    assert found["headline"] == {"metric": "recall@10", "tasks": ["CMP-N"]}
+    table = tables.results_table(found)
+    assert table.groups == [("CMP-N", "40 users", 6)]
+    names = ["HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20"]
+    assert [title for title, _ in table.columns] == names
+    text = tables.markdown(found)
+    # HR@10 of C = 4: a tenth of half of .44 and .50, mean .0235 and interval 12.706 x .0015.
+    assert "**.0235** ± .0191" in text
+    assert "| EASE | .0112 ± .0100 | .0225 ± .0100 |" in text
+    assert "CMP-N HR@10" in text
+    assert "CMP-L NDCG@20" not in text
+    assert "Every user has one item to find" in text
+    assert list(of(found, "C4")["gain_percent"]) == ["CMP-N", "CPP age"]
+    assert tables.sliced_tasks(found) == ["CMP-N"]
+
+
+def test_a_base_of_its_own_is_named(make, monkeypatch):
+    monkeypatch.setitem(suite.BASES, "other", suite.Config.paper)
+    both = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4", "base": "other"}]
+    found = make({"C1": [0], "C4": [0]}, configurations=both)
+    assert [x["base"] for x in found["configurations"]] == ["paper", "other"]
+    lines = tables.markdown(found).splitlines()
+    assert "| C4 | 0 | 3 of 5 | 1.5 | 1,200 | 0.250 | base other |" in lines
+
+
 @pytest.mark.parametrize("other", ["metric", "labels"])
 def test_reports_that_measure_something_else_are_refused(suite_file, other):
     row = method("GUIM", "model", 0.5, [1.0])
@@ -154,8 +210,7 @@ def test_without_a_family_there_is_no_gain(make):
     plain = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4"}]
     found = make({"C1": [0, 1], "C4": [0, 1]}, configurations=plain)
     assert of(found, "C4")["gain_percent"] is None
-    drawn = plots.plot_against_interests(found["configurations"], tasks=TASKS, metric="recall@100")
-    assert drawn is None
+    assert plots.plot_against_interests(found["configurations"], panels=PANELS, label="x") is None
 
 
 def test_markdown(document):
@@ -174,7 +229,7 @@ def test_markdown(document):
     assert "## CPP, accuracy, 10 users" in lines
     assert "| C4 | **.2350** ± .1906 |" in lines  # .22 and .25
     assert "| EASE | .2250 ± .0200 |" in lines
-    assert "| C4 | +11.8 ± 23.1 | +11.8 ± 23.1 |" in lines
+    assert "| C4 | +11.8 ± 23.1 | +11.8 ± 23.1 | +11.8 ± 23.1 |" in lines  # CPP is half of CMP-L
     assert "| C4 | 1 | 3 of 5 | 1.5 | 1,200 | 0.250 | `model.interests=4` |" in lines
     assert "Base: paper, and for all: `training.epochs=2`." in lines
     rows = [line for line in lines if line.startswith("|")]
@@ -226,19 +281,21 @@ def is_svg(uri: str) -> bool:
 
 def test_plots_of_a_comparison(document):
     found = document["configurations"]
-    for percent in (False, True):
-        assert is_svg(
-            plots.plot_against_interests(found, tasks=TASKS, metric="recall@100", percent=percent)
+    gains = {title: ("gain_percent", title) for title in (*TASKS, "CPP age")}
+    labels = {"CPP age": ("accuracy", "age")}
+    for panels in (PANELS, gains, labels):
+        drawn = plots.plot_against_interests(
+            found, panels=panels, label="x", percent=panels is gains
         )
-    assert is_svg(plots.plot_slices(found, reference="C1", task="CMP-L", metric="recall@100"))
+        assert is_svg(drawn)
+    assert is_svg(plots.plot_slices(found, reference="C1", task="CMP-L", label="x"))
     assert is_svg(plots.plot_interests(found))
 
 
 def test_plots_with_nothing_to_show_are_left_out(document):
     only = [of(document, "C1")]
-    options = {"tasks": TASKS, "metric": "recall@100"}
-    assert plots.plot_against_interests(only, **options) is None
-    assert plots.plot_slices(only, reference="C1", task="CMP-L", metric="recall@100") is None
+    assert plots.plot_against_interests(only, panels=PANELS, label="x") is None
+    assert plots.plot_slices(only, reference="C1", task="CMP-L", label="x") is None
     assert plots.plot_interests(only) is None
 
 

@@ -1,14 +1,17 @@
 """Suite files: what they mean, and what is refused with a reason."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
+from guim_tf.benchmark import suite as suites
 from guim_tf.benchmark.cells import cells
 from guim_tf.benchmark.suite import load_suite
-from guim_tf.config import Config, ConfigError
+from guim_tf.config import Config, ConfigError, LossConfig
 
 SUITES = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
+FILES = {"name": "x", "user_vectors": "{seed}/u.npy", "item_vectors": "i.npy"}
 C4 = {"name": "C4", "settings": ["model.interests=4"]}
 
 
@@ -34,6 +37,32 @@ def test_cells_take_all_configurations_before_the_next_seed(suite_file, tmp_path
     assert len({folder for x in found for folder in (x.run, x.models, x.report)}) == 12
 
 
+def test_an_entry_may_have_another_base_than_the_suite(suite_file, monkeypatch):
+    logq = dataclasses.replace(Config.paper(), loss=LossConfig(logq=True))
+    monkeypatch.setitem(suites.BASES, "with logQ", lambda: logq)
+    suite = load_suite(
+        suite_file(
+            configurations=[{"name": "C1"}, {"name": "tuned", "base": "with logQ"}],
+            settings=["training.epochs=2"],
+        )
+    )
+    paper, tuned = (suite.config(entry, 0) for entry in suite.configurations)
+    assert (paper.loss.logq, tuned.loss.logq) == (False, True)
+    assert paper.training == tuned.training
+
+
+def test_files_of_vectors_are_beside_the_suite_and_of_each_seed(suite_file, tmp_path):
+    once = {"name": "once", "user_vectors": "/all/u.parquet", "item_vectors": "i.parquet"}
+    suite = load_suite(suite_file(vectors=[FILES, {**once, "score": "dot"}], reference="once"))
+    found = [x for x in cells(suite, tmp_path / "out", folder=tmp_path) if x.name in ("x", "once")]
+    assert [(x.name, x.seed) for x in found] == [("x", 0), ("once", 0), ("x", 1)]
+    assert found[2].user_vectors == tmp_path / "1" / "u.npy"
+    assert found[2].item_vectors == tmp_path / "i.npy"
+    assert found[1].user_vectors == pathlib.Path("/all/u.parquet")
+    assert [x.score for x in found] == ["cosine", "dot", "cosine"]
+    assert found[2].report == tmp_path / "out" / "reports" / "x" / "1"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -51,6 +80,11 @@ def test_cells_take_all_configurations_before_the_next_seed(suite_file, tmp_path
         ({"configurations": [{**C4, "famliy": "x"}]}, "unknown key 'famliy'"),
         ({"configurations": [{"name": "../C1"}]}, "'../C1', expected letters"),
         ({"configurations": [{"name": ""}]}, "'', expected letters"),
+        ({"configurations": [{"name": "C1", "base": "papre"}]}, "'C1': base is 'papre', expected"),
+        ({"vectors": [{**FILES, "name": "c4"}]}, "vectors is .*distinct names"),
+        ({"vectors": [{**FILES, "name": "a/b"}]}, "'a/b', expected letters"),
+        ({"vectors": [{**FILES, "score": "l2"}]}, "score is 'l2', expected one of cosine, dot"),
+        ({"vectors": [{"name": "x"}]}, "missing 'user_vectors', 'item_vectors'"),
         ({"reference": "C2"}, r"reference is 'C2', expected one of \['C1', 'C4'\]"),
         ({"base": "papre"}, "base is 'papre', expected one of .*'paper'"),
         ({"settings": ["model.intrests=4"]}, "configuration 'C1': --set model.intrests=4"),
@@ -89,7 +123,9 @@ def test_the_ready_suites_load(path):
 
 
 def test_there_are_ready_suites():
-    assert {"shop_interests", "online_retail"} <= {path.stem for path in SUITES.glob("*.json")}
+    names = {"shop_interests", "online_retail", "amazon_leave_one_out"}
+    assert names <= {path.stem for path in SUITES.glob("*.json")}
+    assert load_suite(SUITES / "amazon_leave_one_out.json").exclude_seen
     shop = load_suite(SUITES / "shop_interests.json")
     made = [shop.config(entry, 0) for entry in shop.configurations]
     assert [x.model.interests for x in made] == [1, 2, 4, 8]

@@ -18,9 +18,9 @@ def rows(path: pathlib.Path) -> list[dict[str, str]]:
 def test_online_retail_is_read_as_published(tmp_path):
     log = tmp_path / "data[1]" / "online_retail" / "online_retail.csv.gz"
     log.parent.mkdir(parents=True)
-    log.touch()
+    log.write_bytes(gzip.compress(b"InvoiceNo,StockCode,CustomerID,Country\n"))
     path = online_retail.prepare(data_dir=tmp_path / "data[1]", output=tmp_path / "out")
-    assert [each.name for each in path.parent.iterdir()] == ["mapping.json"]
+    assert {each.name for each in path.parent.iterdir()} == {"labels.csv", "mapping.json"}
     events = config.load(config.Mapping, path).events
     assert events.files == (str(tmp_path / "data[[]1]" / "online_retail" / log.name),)
     assert events.category_id == config.Column("StockCode", prefix=3)
@@ -29,6 +29,31 @@ def test_online_retail_is_read_as_published(tmp_path):
         "InvoiceNo not_starts_with C",
         "Quantity > 0",
     ]
+
+
+def test_online_retail_labels_are_countries(tmp_path):
+    lines = ["CustomerID,Country", "7.0,Spain", "7.0,France", "7.0,France"]  # moved, or travels
+    lines += [",Spain", "8.0,Spain", "8.0,Cyprus"]  # nobody; as many of each
+    lines += ["9.0,Unspecified", "9.0,Unspecified", "9.0,EIRE", "5.0,Unspecified"]
+    log = tmp_path / "online_retail.csv.gz"
+    log.write_bytes(gzip.compress("\n".join(lines).encode()))
+    path = online_retail.prepare(data_dir=tmp_path, output=tmp_path / "out")
+    assert rows(path.parent / "labels.csv") == [
+        {"CustomerID": "7.0", "country": "France"},
+        {"CustomerID": "8.0", "country": "Cyprus"},
+        {"CustomerID": "9.0", "country": "EIRE"},
+    ]
+    assert config.load(config.Mapping, path).labels == config.LabelsMapping(
+        files=("labels.csv",), user_id=config.Column("CustomerID"), labels=("country",)
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"CustomerID\n7.0\n")])
+def test_a_damaged_online_retail_log_is_named(tmp_path, content):
+    (tmp_path / "online_retail.csv.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"online_retail.csv.gz: .*CustomerID and Country"):
+        online_retail.prepare(data_dir=tmp_path, output=tmp_path / "out")
+    assert not (tmp_path / "out" / "mapping.json").exists()
 
 
 @pytest.mark.parametrize(

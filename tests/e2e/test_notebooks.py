@@ -25,6 +25,7 @@ for number, lines in enumerate(code, 1):
 # What a notebook must have printed: its last result, not only its first.
 PRINTED = {
     "train": ["users (", "interest 3: ", "recommended:"],
+    "profile_task": ["users (", "majority class", "frozen vectors"],
     "score_your_vectors": ["random vectors", "popularity vectors", "EASE"],
 }
 

@@ -114,6 +114,29 @@ def test_a_seed_repeats_itself(population):
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]
+
+
+def test_a_seed_starts_anew(population):
+    """A seed that went on from the last one's weights would know what that one has learnt."""
+    values = np.random.default_rng(4).normal(size=(USERS, 2)).astype(np.float32)
+    y = (values[:, 0] > 0).astype(int)
+    seen = []
+
+    class Network(profile.keras.Sequential):
+        def fit(self, x, labels, **options):
+            loss = self.evaluate(x, labels, verbose=0)
+            rate = int(self.optimizer.iterations.numpy())
+            seen.append((loss, rate, float(abs(self.layers[0].bias.numpy()).max())))
+            return super().fit(x, labels, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile.keras, "Sequential", Network)
+        accuracies(Features("x", "", values), y, splits(population), classes=2, seeds=2)
+    (first, *zeros), (second, *others) = seen
+    assert zeros == others == [0, 0]  # no step taken, biases as they start
+    assert first != second  # other first weights
+    assert min(first, second) > 0.4  # about ln 2 = .69: nothing is known
 
 
 def test_category_counts_by_hand(shop_writer, tmp_path):
@@ -145,6 +168,21 @@ def test_majority_and_labels_that_cannot_be_asked(population, monkeypatch):
     assert [method.kind for method in found.methods] == ["model", "baseline", "baseline"]
     assert [note.split()[2] for note in found.notes] == ["one", "few"]
     assert "its 240 users with a history have 1 different values" in found.notes[0]
+
+
+def test_baselines_are_left_out_on_request(population, monkeypatch):
+    fitted = []
+
+    def accuracies(features, *_, **__):
+        fitted.append(features.name)
+        return [0.5, 0.5]
+
+    monkeypatch.setattr(profile, "accuracies", accuracies)
+    features = [vector_features("nothing", np.zeros((USERS, 1, 2), np.float32))]
+    found = profile.evaluate_profile(population, features, with_baselines=False)
+    assert [method.name for method in found.methods] == ["nothing"]
+    assert fitted == ["nothing", "nothing"]  # parity and rare
+    assert list(found.labels) == ["parity", "rare"]
 
 
 def test_interval_over_seeds():
