@@ -140,6 +140,9 @@ class ModelConfig:
     """Sizes of the network (section 4.1 of the paper). Tables take their rows from the schema."""
 
     interests: int = 4  # C
+    # Where the C vectors come from: "tokens", C CLS tokens, or "heads", the heads of one more
+    # attention layer over a single one (GUIM-MH, section 4.3.2).
+    mixture: str = "tokens"
     embedding_dim: int = 128  # d
     item_id_dim: int = 128
     category_dim: int = 128
@@ -154,6 +157,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):
             _check(getattr(self, name) >= 1, self, name, "a positive number")
+        _check(self.mixture in ("tokens", "heads"), self, "mixture", "tokens or heads")
         _check(self.layers >= 1, self, "layers", "at least one layer")
         _check(
             self.heads >= 1 and self.embedding_dim % self.heads == 0,

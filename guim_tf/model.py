@@ -88,6 +88,7 @@ class GUIM(tfrs.Model):
             dropout=model.dropout,
             time_rows=model.time_rows,
             norm_first=model.norm_first,
+            mixture=model.mixture,
             name="user_encoder",
         )
         self.sampling_probability = self.add_weight(

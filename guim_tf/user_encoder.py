@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers import TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
 
 
 @register
@@ -13,13 +13,15 @@ class UserEncoder(keras.layers.Layer):
     """`<(CLS_1, t0), ..., (CLS_C, t0), (j_1, t_1), ..., (j_N, t_N)>` through L layers.
 
     Args:
-      interests: C, the number of CLS tokens and of vectors a user.
+      interests: C, the number of vectors a user.
       dim: size of a vector, d.
       layers: L.
       heads: attention heads of each layer.
       dropout: rate in the layers and on their input.
       time_rows: days of age with a vector of their own.
       norm_first: pre-norm layers, and a norm after the last one.
+      mixture: "tokens": C CLS tokens give the C vectors. "heads": there is one, and C heads of
+        another attention layer on top give them (GUIM-MH, section 4.3.2).
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class UserEncoder(keras.layers.Layer):
         dropout: float,
         time_rows: int,
         norm_first: bool = False,
+        mixture: str = "tokens",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -43,8 +46,9 @@ class UserEncoder(keras.layers.Layer):
             "dropout": dropout,
             "time_rows": time_rows,
             "norm_first": norm_first,
+            "mixture": mixture,
         }
-        self.interests = interests
+        self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
         self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
@@ -60,13 +64,18 @@ class UserEncoder(keras.layers.Layer):
             if norm_first
             else None
         )
+        self.interest_heads = (
+            InterestHeads(interests, dim=dim, dropout=dropout, name="interest_heads")
+            if mixture == "heads"
+            else None
+        )
         self.user_projection = keras.layers.Dense(dim, name="f_u")
         self.item_projection = keras.layers.Dense(dim, name="f_o")
 
     def build(self, input_shape: Any) -> None:
         self.cls_table = self.add_weight(
             name="cls_table",
-            shape=[self.interests, self.dim],
+            shape=[self.cls_tokens, self.dim],
             initializer=keras.initializers.TruncatedNormal(stddev=0.02),
         )
         self.mask_vector = self.add_weight(
@@ -105,16 +114,16 @@ class UserEncoder(keras.layers.Layer):
         batch = tf.shape(events)[0]
         cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
         tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
-        present = tf.concat([tf.ones([batch, self.interests], tf.bool), present], axis=1)
+        present = tf.concat([tf.ones([batch, self.cls_tokens], tf.bool), present], axis=1)
         tokens = self.input_dropout(self.input_norm(tokens), training=training)
         for block in self.blocks:
             tokens = block(tokens, present=present, training=training)
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        return (
-            self.user_projection(tokens[:, : self.interests]),
-            self.item_projection(tokens[:, self.interests :]),
-        )
+        users, outputs = tokens[:, : self.cls_tokens], tokens[:, self.cls_tokens :]
+        if self.interest_heads is not None:
+            users = self.interest_heads(tokens, present=present, training=training)
+        return self.user_projection(users), self.item_projection(outputs)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

@@ -8,7 +8,7 @@ from guim_tf import schema as names
 from guim_tf.config import ModelConfig
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras
-from guim_tf.layers import TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
 from guim_tf.masking import choose_masked
 from guim_tf.model import GUIM, TableRows
 from guim_tf.user_encoder import UserEncoder
@@ -158,6 +158,60 @@ def test_a_masked_item_is_hidden_and_its_time_is_not():
     assert np.abs(a[1] - c[1]).max() > 1e-4
 
 
+def test_interest_heads_are_the_heads_of_plain_attention_at_the_first_token():
+    """Keras' own attention, d wide in each head, whose output matrix leaves the heads apart."""
+    heads, dim = 3, 8
+    plain = keras.layers.MultiHeadAttention(heads, dim, output_shape=heads * dim)
+    tokens = tf.random.stateless_normal([2, 5, dim], [1, 2])
+    present = tf.constant([[True] * 5, [True, True, True, False, False]])
+    plain(tokens, tokens)
+    query, query_bias, key, key_bias, value, value_bias = (
+        tf.random.stateless_normal(weight.shape, [3, i])
+        for i, weight in enumerate(plain.get_weights()[:6])
+    )
+    apart = np.eye(heads * dim).reshape([heads, dim, heads * dim])
+    plain.set_weights(
+        [query, query_bias, key, key_bias, value, value_bias, apart, np.zeros(heads * dim)]
+    )
+    expected = plain(tokens, tokens, attention_mask=present[:, None, :])[:, 0]
+
+    layer = InterestHeads(heads, dim=dim, dropout=0.0)
+    layer(tokens, present=present)
+    for variable, weight in (
+        (layer.query_kernel, tf.transpose(query, [1, 0, 2])),
+        (layer.key_kernel, tf.transpose(key, [1, 0, 2])),
+        (layer.value_kernel, tf.transpose(value, [1, 0, 2])),
+        (layer.query_bias, query_bias),
+        (layer.value_bias, value_bias),
+    ):
+        variable.assign(weight)
+    got = layer(tokens, present=present)
+    assert got.shape == [2, heads, dim]
+    np.testing.assert_allclose(got, tf.reshape(expected, got.shape), atol=1e-5)
+
+
+def test_guim_mh_has_one_cls_token_and_a_vector_a_head():
+    encoder = user_encoder(mixture="heads")
+    users, outputs = encode(
+        encoder, np.ones([2, 4, 8]), present=[[True] * 4] * 2, days=[[1] * 4] * 2
+    )
+    assert users.shape == [2, 3, 8]
+    assert outputs.shape == [2, 4, 8]
+    assert encoder.cls_table.shape == [1, 8]
+    assert np.abs(users[:, 0] - users[:, 1]).max() > 1e-4, "each head is its own"
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_padding_changes_nothing_in_guim_mh(norm_first):
+    vectors = np.random.default_rng(0).normal(size=[1, 4, 8])
+    encoder = user_encoder(mixture="heads", norm_first=norm_first)
+    short, _ = encode(encoder, vectors[:, :2], present=[[True, True]], days=[[1, 2]])
+    padded, _ = encode(
+        encoder, vectors, present=[[True, True, False, False]], days=[[1, 2, 77, 88]]
+    )
+    np.testing.assert_allclose(short, padded, atol=1e-6)
+
+
 def test_masking_picks_its_share_of_what_is_present():
     present = tf.concat([tf.ones([1000, 100], tf.bool), tf.zeros([1000, 20], tf.bool)], axis=1)
     masked = choose_masked(present, 0.15, tf.constant([1, 2]))
@@ -194,6 +248,16 @@ def test_sizes_are_those_of_table_3(interests, cls, batch):
     assert counted(users) + counted(items.projection) == 706_432 + cls - 128  # "Summation"
 
 
+def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(batch):
+    rows = TableRows(items=32, categories=7, words=25)
+    one, heads = (
+        GUIM(rows, model=ModelConfig(interests=interests, mixture=mixture))
+        for interests, mixture in ((1, "tokens"), (4, "heads"))
+    )
+    assert counted(heads.user_encoder.interest_heads) == 4 * 3 * 128 * 128
+    assert counted(heads.user_encoder) == counted(one.user_encoder) + 4 * 3 * 128 * 128
+
+
 @pytest.mark.parametrize(
     ("layer", "call"),
     [
@@ -205,13 +269,21 @@ def test_sizes_are_those_of_table_3(interests, cls, batch):
             TransformerBlock(8, heads=2, dropout=0.0),
             lambda layer: layer(tf.ones([1, 2, 8]), present=tf.constant([[True, True]])),
         ),
+        (
+            InterestHeads(2, dim=4, dropout=0.0),
+            lambda layer: layer(tf.ones([1, 3, 4]), present=tf.constant([[True, True, False]])),
+        ),
         (item_encoder(), lambda layer: layer(one_item(3, 2, [1]))),
         (
             user_encoder(),
             lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
+        (
+            user_encoder(mixture="heads"),
+            lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
+        ),
     ],
-    ids=["time", "transformer", "item", "user"],
+    ids=["time", "transformer", "heads", "item", "user", "user-mh"],
 )
 def test_a_layer_comes_back_from_its_configuration(layer, call):
     expected = call(layer)

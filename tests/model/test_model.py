@@ -85,8 +85,10 @@ def test_the_same_seed_trains_the_same_model(batch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_fit_learns_what_users_buy_next(batch):
-    model = small_model(loss=LossConfig(negatives_per_user=None))
+@pytest.mark.parametrize("mixture", ["tokens", "heads"])
+def test_fit_learns_what_users_buy_next(mixture, batch):
+    config = dataclasses.replace(SMALL, mixture=mixture)
+    model = GUIM(ROWS, model=config, loss=LossConfig(negatives_per_user=None))
     model.compile(keras.optimizers.Adam(0.01))
     data = tf.data.Dataset.from_tensors(batch)
     before = model.evaluate(data, verbose=0, return_dict=True)
@@ -95,8 +97,10 @@ def test_fit_learns_what_users_buy_next(batch):
     assert after["matching_loss"] < 0.5 * before["matching_loss"]
 
 
-def test_every_trainable_weight_gets_a_gradient(batch):
-    model = small_model(loss=LossConfig(mask_probability=0.5))
+@pytest.mark.parametrize("mixture", ["tokens", "heads"])
+def test_every_trainable_weight_gets_a_gradient(mixture, batch):
+    config = dataclasses.replace(SMALL, mixture=mixture)
+    model = GUIM(ROWS, model=config, loss=LossConfig(mask_probability=0.5))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
     gradients = tape.gradient(loss, model.trainable_variables)
@@ -181,7 +185,7 @@ def test_levers_of_the_tuned_mode_are_off_in_the_papers():
     assert (paper.loss.id_dropout, paper.loss.diversity) == (0.0, 0.0)
     assert not paper.window.random_cutoffs
     assert not paper.model.norm_first
-    assert paper.model.item_activation == "gelu"
+    assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
 
 
 def test_id_dropout_hides_ids_in_training_only(batch):
