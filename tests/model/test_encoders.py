@@ -230,25 +230,78 @@ def counted(layer) -> int:
     )
 
 
-@pytest.mark.parametrize(("interests", "cls"), [(1, 128), (4, 512)])
-def test_sizes_are_those_of_table_3(interests, cls, batch):
-    rows = TableRows(items=200_000, categories=10_000, words=530_000)
-    model = GUIM(rows, model=ModelConfig(interests=interests))
-    model(batch)
+# Table 3: projection in f_j, table in f_t, table in f_cls, transformer, f_u, f_o, summation.
+TABLE_3 = {
+    "GUIM": {
+        1: (36_864, 46_848, 128, 589_824, 16_384, 16_384, 706_432),
+        2: (36_864, 46_848, 256, 589_824, 16_384, 16_384, 706_560),
+        3: (36_864, 46_848, 384, 589_824, 16_384, 16_384, 706_688),
+        4: (36_864, 46_848, 512, 589_824, 16_384, 16_384, 706_816),
+    },
+    "GUI-EDI": {
+        1: (36_864, 46_848, 128, 589_824, 16_384, 16_384, 706_432),
+        2: (73_728, 93_696, 256, 2_359_296, 65_536, 65_536, 2_658_048),
+        3: (110_592, 140_544, 384, 5_308_416, 147_456, 147_456, 5_854_848),
+        4: (147_456, 187_392, 512, 9_437_184, 262_144, 262_144, 10_296_832),
+    },
+}
+
+
+def family(name: str, vectors: int) -> ModelConfig:
+    """The settings that the README gives."""
+    if name == "GUIM":
+        return ModelConfig(interests=vectors)
+    return ModelConfig(interests=1, embedding_dim=128 * vectors, heads=2 * vectors)
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["GUIM", "GUI-EDI"])
+def test_sizes_are_those_of_table_3(name, vectors):
+    model = GUIM(TableRows(items=32, categories=7, words=25), model=family(name, vectors))
     items, users = model.item_encoder, model.user_encoder
-    assert counted(items.projection) == 36_864
-    assert counted(users.time_embedding) == 46_848
-    assert int(tf.size(users.cls_table)) == cls
-    assert sum(map(counted, users.blocks)) == 589_824
-    assert counted(users.user_projection) == 16_384
-    assert counted(users.item_projection) == 16_384
-    assert counted(items.item_table) == 25_600_000
-    assert counted(items.category_table) == 1_280_000
-    assert counted(items.word_table) == 16_960_000
-    assert counted(users) + counted(items.projection) == 706_432 + cls - 128  # "Summation"
+    sizes = (
+        counted(items.projection),
+        counted(users.time_embedding),
+        int(tf.size(users.cls_table)),
+        sum(map(counted, users.blocks)),
+        counted(users.user_projection),
+        counted(users.item_projection),
+    )
+    assert (*sizes, sum(sizes)) == TABLE_3[name][vectors]
+    assert counted(users) + counted(items.projection) == sum(sizes), "there is nothing else"
+    # footnote 7: the tables of items do not grow with C
+    assert (items.item_table.output_dim, items.category_table.output_dim) == (128, 128)
+    assert items.word_table.output_dim == 32
 
 
-def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(batch):
+def test_tables_at_full_vocabulary_are_those_of_the_paper():
+    encoder = item_encoder(
+        item_rows=200_000,
+        category_rows=10_000,
+        word_rows=530_000,
+        item_id_dim=128,
+        category_dim=128,
+        word_dim=32,
+    )
+    encoder(one_item(3, 2, [1]))
+    assert counted(encoder.item_table) == 25_600_000
+    assert counted(encoder.category_table) == 1_280_000
+    assert counted(encoder.word_table) == 16_960_000
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
+def test_heads_have_64_dimensions_in_gui_edi_too(vectors):
+    config = family("GUI-EDI", vectors)
+    model = GUIM(TableRows(items=32, categories=7, words=25), model=config)
+    [kernel] = {
+        tuple(v.shape)
+        for v in model.user_encoder.blocks[0].trainable_variables
+        if "query/kernel" in v.name
+    }
+    assert kernel == (128 * vectors, 2 * vectors, 64)
+
+
+def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest():
     rows = TableRows(items=32, categories=7, words=25)
     one, heads = (
         GUIM(rows, model=ModelConfig(interests=interests, mixture=mixture))
