@@ -7,7 +7,9 @@ from guim_tf.text import line_numbers
 
 
 class IdTable(tf.Module):
-    """Rows of the item or category table: "" is padding, an id outside of the vocabulary unknown.
+    """Rows of the item or category table: an id outside of the vocabulary, and "", is unknown.
+
+    "" is the category of an item that has none, as in `items.parquet`; padding is for `dense`.
 
     Args:
       vocabulary_file: a `token<TAB>count` file; becomes an asset of a SavedModel.
@@ -26,7 +28,5 @@ class IdTable(tf.Module):
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
         """`[...]` string -> `[...]` int64 rows."""
         if self._table is None:
-            rows = tf.fill(tf.shape(ids), tf.constant(names.UNKNOWN_ROW, tf.int64))
-        else:
-            rows = self._table.lookup(ids) + names.FIRST_ROW
-        return tf.where(ids == "", tf.constant(names.PADDING_ROW, tf.int64), rows)
+            return tf.fill(tf.shape(ids), tf.constant(names.UNKNOWN_ROW, tf.int64))
+        return self._table.lookup(ids) + names.FIRST_ROW
