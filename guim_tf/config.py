@@ -153,6 +153,7 @@ class ModelConfig:
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
     norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
     time_rows: int = 365  # one row a day of age; one more is t0's
+    actions: bool = False  # add an embedding of each event's action type (section 3.1)
 
     def __post_init__(self) -> None:
         for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):

@@ -26,10 +26,11 @@ class TableRows:
     items: int
     categories: int
     words: int
+    actions: int = names.FIRST_ROW  # no action types
 
     @classmethod
     def of(cls, schema: Schema) -> "TableRows":
-        return cls(schema.item_rows, schema.category_rows, schema.word_rows)
+        return cls(schema.item_rows, schema.category_rows, schema.word_rows, schema.action_rows)
 
 
 def present_events(events: Events) -> tf.Tensor:
@@ -89,6 +90,7 @@ class GUIM(tfrs.Model):
             time_rows=model.time_rows,
             norm_first=model.norm_first,
             mixture=model.mixture,
+            action_rows=rows.actions if model.actions else None,
             name="user_encoder",
         )
         self.sampling_probability = self.add_weight(
@@ -130,6 +132,7 @@ class GUIM(tfrs.Model):
             timestamp=history[names.TIMESTAMP],
             as_of=as_of,
             present=present_events(history),
+            action=history[names.ACTION_INDEX] if self.model_config.actions else None,
             **options,
         )
 

@@ -22,7 +22,7 @@ from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
 from guim_tf.encoders import encode_items, load_encoder
-from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, warmup_history
+from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, action_inputs, warmup_history
 from guim_tf.lookup import IdTable
 from guim_tf.mixture import merge_interests, prefer_repeats
 from guim_tf.schema import Schema
@@ -79,6 +79,7 @@ class Retrieval(tf.Module):
         self._items = len(item_ids)
         self._interests = config.model.interests
         self._dim = config.model.embedding_dim
+        self._model_config = config.model
         self._repeat_weight = config.retrieval.repeat_weight
         if self._repeat_weight:
             self.vectors = tf.Variable(item_embedding, trainable=False, name="item_embedding")
@@ -92,10 +93,16 @@ class Retrieval(tf.Module):
         as_of: tf.Tensor,
         k: tf.Tensor,
         exclude_seen: tf.Tensor,
+        action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The best k items of each user: ids, cosines and the interest that brought each."""
         users = self.user_encoder.signatures["encode_users"](
-            item_id=item_id, category_id=category_id, title=title, timestamp=timestamp, as_of=as_of
+            item_id=item_id,
+            category_id=category_id,
+            title=title,
+            timestamp=timestamp,
+            as_of=as_of,
+            **({} if action is None else {"action": action}),
         )["user_embedding"]
         seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
         exclude = tf.where(exclude_seen, seen, -1)
@@ -154,7 +161,12 @@ class Retrieval(tf.Module):
         k = tf.TensorSpec([], tf.int32, "k")
         recommend = tf.function(
             self.recommend,
-            input_signature=[*EVENTS.values(), k, tf.TensorSpec([], tf.bool, "exclude_seen")],
+            input_signature=[
+                *EVENTS.values(),
+                k,
+                tf.TensorSpec([], tf.bool, "exclude_seen"),
+                *action_inputs(self._model_config),
+            ],
         ).get_concrete_function()
         items = tf.TensorSpec([None, self._dim], tf.float32, "item_embedding")
         users = tf.TensorSpec([None, self._interests, self._dim], tf.float32, "user_embedding")
@@ -171,7 +183,8 @@ class Retrieval(tf.Module):
 
     def warmup(self, schema: Schema) -> Warmup:
         k = tf.constant(10)
-        request = warmup_history(schema) | {"k": k, "exclude_seen": tf.constant(True)}
+        history = warmup_history(schema, self._model_config)
+        request = history | {"k": k, "exclude_seen": tf.constant(True)}
         return {
             "recommend": request,
             "nearest_items": {"item_embedding": tf.ones([1, self._dim]), "k": k},

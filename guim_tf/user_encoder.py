@@ -22,6 +22,7 @@ class UserEncoder(keras.layers.Layer):
       norm_first: pre-norm layers, and a norm after the last one.
       mixture: "tokens": C CLS tokens give the C vectors. "heads": there is one, and C heads of
         another attention layer on top give them (GUIM-MH, section 4.3.2).
+      action_rows: rows of the table of action types, or None where they are not used.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class UserEncoder(keras.layers.Layer):
         time_rows: int,
         norm_first: bool = False,
         mixture: str = "tokens",
+        action_rows: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -47,10 +49,21 @@ class UserEncoder(keras.layers.Layer):
             "time_rows": time_rows,
             "norm_first": norm_first,
             "mixture": mixture,
+            "action_rows": action_rows,
         }
         self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
         self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
+        self.action_table = (
+            keras.layers.Embedding(
+                action_rows,
+                dim,
+                embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                name="action",
+            )
+            if action_rows
+            else None
+        )
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
         self.input_dropout = keras.layers.Dropout(dropout)
         self.blocks = [
@@ -93,6 +106,7 @@ class UserEncoder(keras.layers.Layer):
         as_of: tf.Tensor,
         present: tf.Tensor,
         masked: tf.Tensor | None = None,
+        action: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encodes histories.
@@ -102,7 +116,8 @@ class UserEncoder(keras.layers.Layer):
           timestamp: `[B, N]` int64 seconds.
           as_of: `[B]` int64 seconds, the cut-off T.
           present: `[B, N]` bool, False for padding.
-          masked: `[B, N]` bool, events whose item is replaced by MASK.
+          masked: `[B, N]` bool, events whose item is replaced by MASK; time and action stay.
+          action: `[B, N]` int64 rows of the action table, if there is one.
           training: whether dropout is on.
 
         Returns:
@@ -111,6 +126,8 @@ class UserEncoder(keras.layers.Layer):
         if masked is not None:
             items = tf.where(masked[..., None], tf.cast(self.mask_vector, items.dtype), items)
         events = items + self.time_embedding(timestamp, as_of)
+        if self.action_table is not None:
+            events += self.action_table(action)
         batch = tf.shape(events)[0]
         cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
         tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)

@@ -101,13 +101,14 @@ def test_time_moves_with_the_cut():
     np.testing.assert_array_equal(a, b)
 
 
-def encode(encoder, vectors, *, present, days, masked=None):
+def encode(encoder, vectors, *, present, days, masked=None, **options):
     return encoder(
         tf.constant(vectors, tf.float32),
         timestamp=tf.constant(days, tf.int64) * DAY,
         as_of=tf.constant([100 * DAY] * len(days), tf.int64),
         present=tf.constant(present),
         masked=None if masked is None else tf.constant(masked),
+        **options,
     )
 
 
@@ -156,6 +157,30 @@ def test_a_masked_item_is_hidden_and_its_time_is_not():
     np.testing.assert_array_equal(a[0], b[0])
     np.testing.assert_array_equal(a[1], b[1])
     assert np.abs(a[1] - c[1]).max() > 1e-4
+
+
+def test_the_type_of_an_action_is_added_to_its_event():
+    vectors = np.random.default_rng(0).normal(size=[1, 2, 8])
+    encoder = user_encoder(action_rows=4)
+    options = {"present": [[True, True]], "days": [[1, 2]]}
+    actions = tf.constant([[2, 3]], tf.int64)
+    typed, outputs = encode(encoder, vectors, action=actions, **options)
+    assert encoder.action_table.embeddings.shape == [4, 8]
+    added = vectors + encoder.action_table.embeddings.numpy()[[2, 3]]
+    encoder.action_table.embeddings.assign(tf.zeros([4, 8]))
+    same, same_outputs = encode(encoder, added, action=actions, **options)
+    np.testing.assert_allclose(typed, same, atol=1e-6)
+    np.testing.assert_allclose(outputs, same_outputs, atol=1e-6)
+
+
+def test_a_masked_event_keeps_the_type_of_its_action():
+    encoder = user_encoder(action_rows=4)
+    options = {"present": [[True, True]], "days": [[1, 2]], "masked": [[False, True]]}
+    a, b = (
+        encode(encoder, np.ones([1, 2, 8]), action=tf.constant([[2, row]], tf.int64), **options)[1]
+        for row in (2, 3)
+    )
+    assert np.abs(a - b).max() > 1e-4
 
 
 def test_interest_heads_are_the_heads_of_plain_attention_at_the_first_token():

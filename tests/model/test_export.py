@@ -15,7 +15,7 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
 from guim_tf.data import history_at, shard_files
 from guim_tf.export import export, main
-from guim_tf.lookup import IdTable
+from guim_tf.lookup import ActionTable, IdTable
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema, write_vocabulary
 
@@ -243,6 +243,11 @@ def test_ids_to_rows(ids, tmp_path):
     rows = IdTable(str(file), size=len(ids))(tf.constant(["b", "", "zzz", "a"]))
     # 1 unknown, then the vocabulary; none is unknown too, as where an item has no category
     assert rows.numpy().tolist() == ([3, 1, 1, 2] if ids else [1, 1, 1, 1])
+
+
+def test_action_types_to_rows():
+    rows = ActionTable(("buy", "click"))(tf.constant([["click", "buy"], ["", "gaze"]]))
+    assert rows.numpy().tolist() == [[3, 2], [1, 1]]  # as the pipeline: none is unknown
 
 
 def test_the_catalogue_encodes_titles_as_the_graph_does(shop_dataset, shop_run):

@@ -97,9 +97,9 @@ def test_fit_learns_what_users_buy_next(mixture, batch):
     assert after["matching_loss"] < 0.5 * before["matching_loss"]
 
 
-@pytest.mark.parametrize("mixture", ["tokens", "heads"])
-def test_every_trainable_weight_gets_a_gradient(mixture, batch):
-    config = dataclasses.replace(SMALL, mixture=mixture)
+@pytest.mark.parametrize("changes", [{}, {"mixture": "heads"}, {"actions": True}])
+def test_every_trainable_weight_gets_a_gradient(changes, batch):
+    config = dataclasses.replace(SMALL, **changes)
     model = GUIM(ROWS, model=config, loss=LossConfig(mask_probability=0.5))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
@@ -186,6 +186,14 @@ def test_levers_of_the_tuned_mode_are_off_in_the_papers():
     assert not paper.window.random_cutoffs
     assert not paper.model.norm_first
     assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
+    assert not paper.model.actions
+
+
+def test_the_action_table_has_the_rows_of_the_schema(tiny_schema):
+    schema = dataclasses.replace(tiny_schema, actions=("buy", "cart", "click"))
+    model = GUIM(TableRows.of(schema), model=dataclasses.replace(SMALL, actions=True))
+    assert model.user_encoder.action_table.embeddings.shape == [2 + 3, 16]
+    assert GUIM(TableRows.of(schema), model=SMALL).user_encoder.action_table is None
 
 
 def test_id_dropout_hides_ids_in_training_only(batch):
