@@ -10,6 +10,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
+from guim_tf.schema import TIME_UNITS
+
 T = TypeVar("T")
 
 
@@ -153,6 +155,7 @@ class ModelConfig:
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
     norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
     time_rows: int = 365  # one row a day of age; one more is t0's
+    time_unit: str = "day"  # or "hour" (footnote 2), when 365 days take 8,760 rows
     actions: bool = False  # add an embedding of each event's action type (section 3.1)
 
     def __post_init__(self) -> None:
@@ -168,6 +171,7 @@ class ModelConfig:
         )
         _check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
         _check(self.time_rows >= 1, self, "time_rows", "at least one row")
+        _check(self.time_unit in TIME_UNITS, self, "time_unit", "day or hour")
         _check(
             self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear"
         )

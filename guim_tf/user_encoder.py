@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
 from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
 
@@ -18,11 +19,12 @@ class UserEncoder(keras.layers.Layer):
       layers: L.
       heads: attention heads of each layer.
       dropout: rate in the layers and on their input.
-      time_rows: days of age with a vector of their own.
+      time_rows: ages with a vector of their own.
       norm_first: pre-norm layers, and a norm after the last one.
       mixture: "tokens": C CLS tokens give the C vectors. "heads": there is one, and C heads of
         another attention layer on top give them (GUIM-MH, section 4.3.2).
       action_rows: rows of the table of action types, or None where they are not used.
+      time_unit: seconds of age that share a vector.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class UserEncoder(keras.layers.Layer):
         norm_first: bool = False,
         mixture: str = "tokens",
         action_rows: int | None = None,
+        time_unit: int = names.DAY,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -50,10 +53,11 @@ class UserEncoder(keras.layers.Layer):
             "norm_first": norm_first,
             "mixture": mixture,
             "action_rows": action_rows,
+            "time_unit": time_unit,
         }
         self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
-        self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
+        self.time_embedding = TimeEmbedding(time_rows, dim=dim, unit=time_unit, name="time")
         self.action_table = (
             keras.layers.Embedding(
                 action_rows,

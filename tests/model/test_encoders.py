@@ -94,6 +94,18 @@ def test_time_is_the_age_in_days_before_the_cut():
     np.testing.assert_array_equal(layer.start()[0], table[365])
 
 
+def test_time_may_be_the_age_in_hours():
+    layer = TimeEmbedding(48, dim=4, unit=3600)
+    as_of = tf.constant([1000 * DAY], tf.int64)
+    before = np.array([[1, 3600, 3601, 47 * 3600, 48 * 3600, 48 * 3600 + 1, 30 * DAY]])
+    vectors = layer(1000 * DAY - tf.constant(before, tf.int64), as_of)[0].numpy()
+    table = layer.table.embeddings.numpy()
+    # the last second and the first one of the hour before T; the hour before it; and so on to the
+    # last row, which whatever is older shares; t0's is none of them
+    np.testing.assert_array_equal(vectors, table[[0, 0, 1, 46, 47, 47, 47]])
+    np.testing.assert_array_equal(layer.start()[0], table[48])
+
+
 def test_time_moves_with_the_cut():
     layer = TimeEmbedding(30, dim=4)
     a = layer(tf.constant([[5 * DAY]], tf.int64), tf.constant([8 * DAY], tf.int64))
@@ -340,7 +352,7 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
     ("layer", "call"),
     [
         (
-            TimeEmbedding(7, dim=4),
+            TimeEmbedding(7, dim=4, unit=3600),
             lambda layer: layer(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
         ),
         (
@@ -357,7 +369,7 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
             lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
         (
-            user_encoder(mixture="heads"),
+            user_encoder(mixture="heads", time_unit=3600),
             lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
     ],

@@ -187,6 +187,17 @@ def test_levers_of_the_tuned_mode_are_off_in_the_papers():
     assert not paper.model.norm_first
     assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
     assert not paper.model.actions
+    assert (paper.model.time_unit, paper.model.time_rows) == ("day", 365)
+
+
+def test_an_hour_matters_where_time_is_counted_in_hours(batch):
+    """Two hours more of every event: the same days of age, other hours."""
+    noon = batch["history"]["timestamp"] // 86_400 * 86_400 + 12 * 3600
+    later = [batch | {"history": batch["history"] | {"timestamp": noon + h}} for h in (0, 7200)]
+    for unit, same in (("day", True), ("hour", False)):
+        model = GUIM(ROWS, model=dataclasses.replace(SMALL, time_unit=unit, time_rows=60 * 24))
+        a, b = (model(each).numpy() for each in later)
+        assert (np.abs(a - b).max() < 1e-6) == same, unit
 
 
 def test_the_action_table_has_the_rows_of_the_schema(tiny_schema):
