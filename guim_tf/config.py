@@ -262,9 +262,18 @@ class RetrievalConfig:
     # Added to an item's cosine, times ln(1 + how often the user has bought it): see
     # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does.
     repeat_weight: float = 0.0
+    # Order the best of the merged list by Eq. 2 with weights softmax_c(sharpness * cosine): see
+    # `mixture.rescore`. Null leaves the order of Eq. 3.
+    rescore_sharpness: float | None = None
 
     def __post_init__(self) -> None:
         _check(self.repeat_weight >= 0, self, "repeat_weight", "zero or more")
+        _check(
+            self.rescore_sharpness is None or self.rescore_sharpness >= 0,
+            self,
+            "rescore_sharpness",
+            "zero or more, or null",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -187,6 +187,7 @@ def test_levers_of_the_tuned_mode_are_off_in_the_papers():
     assert not paper.model.norm_first
     assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
     assert not paper.model.actions
+    assert paper.retrieval.rescore_sharpness is None
     assert (paper.model.time_unit, paper.model.time_rows) == ("day", 365)
 
 
