@@ -54,19 +54,23 @@ class Catalogue:
         return len(self.item_id)
 
     def batches(self, size: int = 4096) -> Iterator[dict[str, tf.Tensor]]:
-        """Inputs of the item encoder, `size` items at a time."""
+        """`items`, `size` of them at a time."""
         for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            tokens = self._tokens[rows]
-            titles = tf.RaggedTensor.from_row_lengths(
-                tf.constant(tokens.flatten().to_numpy(), tf.int64),
-                tokens.value_lengths().to_numpy(),
-            )
-            yield {
-                names.ITEM_INDEX: tf.constant(self.item_index[rows]),
-                names.CATEGORY_INDEX: tf.constant(self.category_index[rows]),
-                names.TITLE_TOKENS: titles.to_tensor(),
-            }
+            yield self.items(slice(start, start + size))
+
+    def items(self, rows: slice = slice(None)) -> dict[str, tf.Tensor]:
+        """Keys and inputs of the item encoder: `[n]` int64 a feature, titles `[n, W]`."""
+        tokens = self._tokens[rows]
+        titles = tf.RaggedTensor.from_row_lengths(
+            tf.constant(tokens.flatten().to_numpy(), tf.int64),
+            tokens.value_lengths().to_numpy(),
+        )
+        return {
+            names.ITEM_KEY: tf.constant(self.item_key[rows]),
+            names.ITEM_INDEX: tf.constant(self.item_index[rows]),
+            names.CATEGORY_INDEX: tf.constant(self.category_index[rows]),
+            names.TITLE_TOKENS: titles.to_tensor(),
+        }
 
     def rows_of(self, item_keys: np.ndarray) -> np.ndarray:
         """Catalogue rows of item keys, -1 for keys that it does not hold (padding among them)."""

@@ -154,6 +154,8 @@ class ModelConfig:
     dropout: float = 0.1
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
     norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
+    # An event attends to itself and to earlier ones; CLS tokens attend to all.
+    causal: bool = False
     time_rows: int = 365  # one row a day of age; one more is t0's
     time_unit: str = "day"  # or "hour" (footnote 2), when 365 days take 8,760 rows
     actions: bool = False  # add an embedding of each event's action type (section 3.1)
@@ -192,12 +194,18 @@ class LossConfig:
     id_dropout: float = 0.0
     # Weight, a target, of the mean squared cosine between the user's interests: keeps them apart.
     diversity: float = 0.0
+    # Weight of a third InfoNCE: o_n of an event that is not masked predicts the event after it.
+    next_item: float = 0.0
+    # Items drawn uniformly from the catalogue for each batch, as negatives of everyone.
+    catalogue_negatives: int = 0
 
     def __post_init__(self) -> None:
         _check(self.alpha > 0, self, "alpha", "a positive scale")
         _check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
         _check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
         _check(self.diversity >= 0, self, "diversity", "zero or more")
+        _check(self.next_item >= 0, self, "next_item", "zero or more")
+        _check(self.catalogue_negatives >= 0, self, "catalogue_negatives", "zero or more")
         _check(
             self.negatives_per_user is None or self.negatives_per_user >= 1,
             self,
@@ -216,6 +224,8 @@ class WindowConfig:
     max_targets: int = 64  # first targets after T
     # Train on a new T for each user in each pass, at one of his purchases, not on one T for all.
     random_cutoffs: bool = False
+    # A random T so many days older is half as likely: recent habits weigh more. Null: all alike.
+    cutoff_half_life_days: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets"):
@@ -254,20 +264,17 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalConfig:
-    """How a user's list is made from the C searches by the served retrieval model.
-
-    `guim evaluate` and validation do not use it yet: they rank by Eq. 3 alone.
-    """
+    """How a user's list is made from the C searches."""
 
     # Added to an item's cosine, times ln(1 + how often the user has bought it): see
-    # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does.
-    repeat_weight: float = 0.0
-    # Order the best of the merged list by Eq. 2 with weights softmax_c(sharpness * cosine): see
-    # `mixture.rescore`. Null leaves the order of Eq. 3.
+    # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does; below 0 what was bought
+    # goes down. Null lets the end of training choose it on the validation users.
+    repeat_weight: float | None = 0.0
+    # Order the best of a served list by Eq. 2 with weights softmax_c(sharpness * cosine): see
+    # `mixture.rescore`. Null leaves the order of Eq. 3, which `guim evaluate` always has.
     rescore_sharpness: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self.repeat_weight >= 0, self, "repeat_weight", "zero or more")
         _check(
             self.rescore_sharpness is None or self.rescore_sharpness >= 0,
             self,

@@ -6,11 +6,13 @@ The cut is applied when reading, so one data set serves every cut-off. A batch i
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
 from guim_tf.schema import DatasetError, Schema
 
@@ -152,22 +154,29 @@ def training_cutoff(schema: Schema, config: WindowConfig) -> int:
     return schema.as_of - config.target_days * names.DAY
 
 
-def draw_cutoffs(times: tf.RaggedTensor, end: int, seed: tf.Tensor) -> tf.Tensor:
-    """T of each user at one of his later events before `end`, all of them equally likely.
+def draw_cutoffs(
+    times: tf.RaggedTensor, end: int, seed: tf.Tensor, *, half_life_days: int | None = None
+) -> tf.Tensor:
+    """T of each user at one of his later events before `end`.
 
     Args:
       times: `[B, (n)]` int64 seconds in ascending order; every user has such an event.
       end: seconds.
       seed: `[2]` int, of `tf.random.stateless_uniform`.
+      half_life_days: an event so many days older is half as likely; None takes all alike.
 
     Returns:
       `[B]` int64 seconds.
     """
     later = tf.ragged.boolean_mask(times, (times > times[:, :1].to_tensor()) & (times < end))
-    count = later.row_lengths()
-    uniform = tf.random.stateless_uniform([times.nrows()], seed)
-    choice = tf.cast(uniform * tf.cast(count, tf.float32), tf.int64)
-    return tf.gather(later.values, later.row_starts() + tf.minimum(choice, count - 1))
+    candidates = later.to_tensor(default_value=-1)
+    uniform = tf.random.stateless_uniform(tf.shape(candidates), seed, minval=1e-9)
+    logit = -tf.math.log(-tf.math.log(uniform))  # Gumbel noise: its argmax is a draw
+    if half_life_days is not None:
+        age = tf.cast(end - candidates, tf.float32) / names.DAY
+        logit -= age * (math.log(2) / half_life_days)
+    logit = tf.where(candidates < 0, float("-inf"), logit)
+    return tf.gather(candidates, tf.argmax(logit, axis=1), batch_dims=1)
 
 
 def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> tf.Tensor:
@@ -195,6 +204,8 @@ def cut_batches(
     config: WindowConfig,
     *,
     numbers: tf.data.Dataset,
+    catalogue: Events | None = None,
+    catalogue_negatives: int = 0,
 ) -> tf.data.Dataset:
     """`[B]` records -> training batches.
 
@@ -202,18 +213,33 @@ def cut_batches(
       batches: of records that can be cut.
       schema: of the data set.
       config: where to cut.
-      numbers: an int64 for each batch; with random cut-offs equal numbers give equal ones.
+      numbers: an int64 for each batch; equal numbers give equal draws.
+      catalogue: `Catalogue.items`, to draw negatives from.
+      catalogue_negatives: how many a batch, uniformly and with replacement; they are the part
+        "negatives" of it, features `[n]`.
     """
 
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
         sequences = parse_records(serialized, schema)
         if config.random_cutoffs:
             seed = tf.stack([number, 0])
-            cutoff = draw_cutoffs(sequences[names.TIMESTAMP], schema.as_of, seed)
+            cutoff = draw_cutoffs(
+                sequences[names.TIMESTAMP],
+                schema.as_of,
+                seed,
+                half_life_days=config.cutoff_half_life_days,
+            )
         else:
             fixed = tf.constant(training_cutoff(schema, config), tf.int64)
             cutoff = tf.fill([tf.shape(serialized)[0]], fixed)
-        return cut_at(sequences, cutoff, schema, config)
+        batch = cut_at(sequences, cutoff, schema, config)
+        if catalogue is not None and catalogue_negatives:
+            items = tf.shape(catalogue[names.ITEM_KEY], out_type=tf.int64)[0]
+            rows = tf.random.stateless_uniform(
+                [catalogue_negatives], tf.stack([number, 1]), maxval=items, dtype=tf.int64
+            )
+            batch["negatives"] = {name: tf.gather(x, rows) for name, x in catalogue.items()}
+        return batch
 
     return (
         tf.data.Dataset.zip(batches, numbers)
@@ -242,6 +268,7 @@ def load_dataset(
     *,
     window: WindowConfig = WindowConfig(),
     batch_size: int = 32,
+    catalogue_negatives: int = 0,
     seed: int = 0,
 ) -> tf.data.Dataset:
     """A data set folder as batches for `model.fit`.
@@ -252,7 +279,8 @@ def load_dataset(
         of the files, cut at the one T before the held-out part.
       window: how sequences are cut.
       batch_size: users a batch.
-      seed: of the order, and of random cut-offs.
+      catalogue_negatives: items drawn from the catalogue for each batch.
+      seed: of the order and of all draws.
 
     Raises:
       SchemaError, DatasetError: the folder is not a finished data set, or is damaged.
@@ -264,4 +292,11 @@ def load_dataset(
         window = dataclasses.replace(window, random_cutoffs=False)
         batches = load_records(folder, split, schema, window).batch(batch_size)
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    return cut_batches(batches, schema, window, numbers=numbers)
+    return cut_batches(
+        batches,
+        schema,
+        window,
+        numbers=numbers,
+        catalogue=Catalogue(folder).items() if catalogue_negatives else None,
+        catalogue_negatives=catalogue_negatives,
+    )

@@ -9,8 +9,9 @@ import tensorflow_recommenders as tfrs
 class BatchItems(NamedTuple):
     """Every event of a batch as a candidate. E is the number of events of all users.
 
-    vector: `[E, d]`; owner: `[E]` int32, the user's row in the batch; key: `[E]` int64, equality of
-    items; probability: `[E]`, how often one candidate is that item (for logQ).
+    vector: `[E, d]`; owner: `[E]` int32, the user's row in the batch, or one more than the last for
+    items that are nobody's; key: `[E]` int64, equality of items; probability: `[E]`, how often one
+    candidate is that item (for logQ).
     """
 
     vector: tf.Tensor
@@ -42,7 +43,8 @@ def info_nce(
       items: all events of the batch.
       positive: `[E]` bool, which of them are positives; P are.
       negatives_per_user: how many items of each other user are drawn as negatives for each
-        positive, with replacement; None takes all of them.
+        positive, with replacement; None takes every item of the batch that the positive's user has
+        not, once.
       logq: whether scores are corrected for how often an item comes up as a candidate, so that a
         popular negative weighs less.
       seed: `[2]` int, for the draw.
@@ -50,23 +52,45 @@ def info_nce(
     Returns:
       A float scalar; 0 when there is no positive.
     """
-    order = tf.concat([tf.where(positive), tf.where(~positive)], axis=0)[:, 0]
-    candidates = BatchItems(*(tf.gather(field, order) for field in items))
-    count = tf.shape(queries)[0]
-    owner = candidates.owner[:count]
+    positives = _take(items, tf.where(positive)[:, 0])
     if negatives_per_user is None:
-        negative = owner[:, None] != candidates.owner[None, :]
+        others, negative = distinct_negatives(positives.owner, items)
     else:
-        negative = draw_negatives(owner, candidates.owner, negatives_per_user, seed)
-    diagonal = tf.eye(count, tf.shape(candidates.owner)[0], dtype=tf.bool)
+        others = items
+        negative = draw_negatives(positives.owner, items.owner, negatives_per_user, seed)
+    candidates = BatchItems(
+        *(tf.concat(pair, axis=0) for pair in zip(positives, others, strict=True))
+    )
+    own = tf.eye(tf.shape(queries)[0], dtype=tf.bool)
     return task(
         tf.math.l2_normalize(queries, axis=-1),
         tf.math.l2_normalize(candidates.vector, axis=-1),
         candidate_sampling_probability=candidates.probability if logq else None,
         candidate_ids=candidates.key,
-        score_mask=negative | diagonal,
+        score_mask=tf.concat([own, negative], axis=1),
         compute_metrics=False,
     )
+
+
+def distinct_negatives(owner: tf.Tensor, items: BatchItems) -> tuple[BatchItems, tf.Tensor]:
+    """Each item of the batch once, as a negative of the users who do not have it.
+
+    Args:
+      owner: `[P]` int32, whose each positive is.
+      items: all events of the batch.
+
+    Returns:
+      The X distinct items, and `[P, X]` bool.
+    """
+    keys, which = tf.unique(items.key)
+    distinct = tf.shape(keys)[0]
+    first = tf.math.unsorted_segment_min(tf.range(tf.shape(which)[0]), which, distinct)
+    has = tf.scatter_nd(
+        tf.stack([items.owner, which], axis=1),
+        tf.ones_like(which),
+        tf.stack([tf.reduce_max(items.owner) + 1, distinct]),
+    )
+    return _take(items, first), tf.gather(has == 0, owner)
 
 
 def draw_negatives(
@@ -99,3 +123,7 @@ def draw_negatives(
         index, tf.ones([tf.shape(index)[0]], tf.int32), [positives, tf.shape(candidate_owner)[0]]
     )
     return drawn > 0
+
+
+def _take(items: BatchItems, index: tf.Tensor) -> BatchItems:
+    return BatchItems(*(tf.gather(field, index) for field in items))

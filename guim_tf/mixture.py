@@ -99,15 +99,16 @@ def prefer_repeats(
     """Adds `weight * ln(1 + times bought)` to the scores of items that a user has bought before.
 
     Repeat purchases are a habit of the user with one item, which no inner product of short vectors
-    holds. Whatever index found the list, the result is exact: bought items are scored here, and of
-    the others a list of k holds all that can stay.
+    holds. The index serves as it is: it finds what was not bought, and bought items are scored
+    here, so that the list is exact for a weight of either sign.
 
     Args:
-      found: rows `[B, k]`, scores `[B, k]`, interests `[B, k]`, as from `merge_interests`.
+      found: rows `[B, k]`, scores `[B, k]`, interests `[B, k]`, as from `merge_interests`; no
+        bought item is in it.
       user_embedding: `[B, C, d]`, any length.
       seen: `[B, N]` integer rows of the user's purchases, -1 for none.
       seen_embedding: `[B, N, d]`, their vectors, any length.
-      weight: 0 or more.
+      weight: above 0 for goods that people buy again, below 0 for what they buy once.
       exclude: `[B, E]` rows that must not come back, or None.
 
     Returns:

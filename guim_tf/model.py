@@ -1,6 +1,7 @@
 """GUIM: both encoders and both losses as one Keras model for `model.fit`."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ class TableRows:
     @classmethod
     def of(cls, schema: Schema) -> "TableRows":
         return cls(schema.item_rows, schema.category_rows, schema.word_rows, schema.action_rows)
+
+
+_LENGTH_GROUPS = 4
 
 
 def present_events(events: Events) -> tf.Tensor:
@@ -92,6 +96,7 @@ class GUIM(tfrs.Model):
             norm_first=model.norm_first,
             mixture=model.mixture,
             action_rows=rows.actions if model.actions else None,
+            causal=model.causal,
             name="user_encoder",
         )
         self.sampling_probability = self.add_weight(
@@ -107,6 +112,8 @@ class GUIM(tfrs.Model):
         self.mean_loss = keras.metrics.Mean(name="loss")
         self.matching_loss = keras.metrics.Mean(name="matching_loss")
         self.mlm_loss = keras.metrics.Mean(name="mlm_loss")
+        if loss.next_item:
+            self.next_item_loss = keras.metrics.Mean(name="next_item_loss")
         self.interest_cosine = keras.metrics.Mean(name="interest_cosine")
         self.build(None)
 
@@ -137,45 +144,90 @@ class GUIM(tfrs.Model):
             **options,
         )
 
+    def _encode_by_length(
+        self,
+        history: Events,
+        as_of: tf.Tensor,
+        items: tf.Tensor,
+        *,
+        masked: tf.Tensor,
+        training: bool,
+    ) -> tf.Tensor:
+        """`_encode_history` of groups of users of like length, each as wide as its longest.
+
+        Histories differ in length by orders of magnitude: in one go most of the work is padding.
+        """
+        present = present_events(history)
+        lengths = tf.math.count_nonzero(present, axis=1, dtype=tf.int32)
+        order = tf.argsort(lengths, stable=True)
+        users, outputs = [], []
+        width = tf.shape(present)[1]
+        for group in range(_LENGTH_GROUPS):
+            count = tf.shape(order)[0]
+            some = order[count * group // _LENGTH_GROUPS : count * (group + 1) // _LENGTH_GROUPS]
+            longest = tf.maximum(tf.reduce_max(tf.gather(lengths, some)), 1)
+
+            def cut(x: tf.Tensor) -> tf.Tensor:
+                return tf.gather(x, some)[:, :longest]  # noqa: B023
+
+            vectors, positions = self.user_encoder(
+                cut(items),
+                timestamp=cut(history[names.TIMESTAMP]),
+                as_of=tf.gather(as_of, some),
+                present=cut(present),
+                masked=cut(masked),
+                action=cut(history[names.ACTION_INDEX]) if self.model_config.actions else None,
+                training=training,
+            )
+            users.append(vectors)
+            outputs.append(tf.pad(positions, [[0, 0], [0, width - longest], [0, 0]]))
+        back = tf.argsort(order)
+        return tf.gather(tf.concat(users, 0), back), tf.gather(tf.concat(outputs, 0), back)
+
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """The sum of both losses over the batch (section 3.3), divided by its number of users."""
         history, targets = inputs["history"], inputs["targets"]
+        parts = [history, targets, *([inputs["negatives"]] if "negatives" in inputs else [])]
         seeds = self._seeds(training)
-        in_history, in_targets = present_events(history), present_events(targets)
+        in_history, in_targets, *_ = present = [present_events(part) for part in parts]
         masked = choose_masked(in_history, self.loss_config.mask_probability, seeds[0])
-        history_vectors, target_vectors = (
-            self._encode_with_hidden_ids(events, seed, training=training)
-            for events, seed in ((history, seeds[3]), (targets, seeds[4]))
+        vectors = self._encode_each_once(parts, seeds[3], training=training)
+        users, outputs = self._encode_by_length(
+            history, inputs["as_of"], vectors[0], masked=masked, training=training
         )
-        users, outputs = self._encode_history(
-            history, inputs["as_of"], history_vectors, masked=masked, training=training
-        )
-        items = self._batch_items(
-            [history, targets],
-            [history_vectors, target_vectors],
-            [in_history, in_targets],
-        )
-        is_target = tf.concat(
-            [tf.zeros_like(in_history)[in_history], tf.ones_like(in_targets)[in_targets]], axis=0
-        )
-        is_masked = tf.concat([masked[in_history], tf.zeros_like(in_targets)[in_targets]], axis=0)
-        options: dict[str, Any] = {
-            "negatives_per_user": self.loss_config.negatives_per_user,
-            "logq": self.loss_config.logq,
-        }
-        matching = info_nce(
-            self.task,
-            tf.gather(users, items.owner[is_target]),
-            items,
-            is_target,
-            seed=seeds[1],
-            **options,
-        )
-        mlm = info_nce(self.task, outputs[masked], items, is_masked, seed=seeds[2], **options)
-        self._observe(users, matching, mlm, is_target, is_masked)
-        loss = (matching + mlm + self._crowding(users, in_targets)) / tf.cast(
-            tf.shape(users)[0], matching.dtype
-        )
+        items = self._batch_items(parts, vectors, present)
+
+        def total(queries: tf.Tensor, marked: list[tf.Tensor | None], seed: tf.Tensor) -> tf.Tensor:
+            """The loss of queries for the marked events: of the history, of the targets."""
+            positive = [
+                tf.zeros_like(where)[where] if mark is None else mark[where]
+                for mark, where in zip([*marked, None], present, strict=False)
+            ]
+            return info_nce(
+                self.task,
+                queries,
+                items,
+                tf.concat(positive, axis=0),
+                negatives_per_user=self.loss_config.negatives_per_user,
+                logq=self.loss_config.logq,
+                seed=seed,
+            )
+
+        owner = tf.where(in_targets)[:, 0]
+        matching = total(tf.gather(users, owner), [None, in_targets], seeds[1])
+        mlm = total(outputs[masked], [masked, None], seeds[2])
+        loss = matching + mlm + self._crowding(users, in_targets)
+        self._observe(self.matching_loss, matching, in_targets)
+        self._observe(self.mlm_loss, mlm, masked)
+        if self.loss_config.next_item:
+            follows = in_history[:, 1:] & ~masked[:, :-1]
+            following = total(
+                outputs[:, :-1][follows], [tf.pad(follows, [[0, 0], [1, 0]]), None], seeds[4]
+            )
+            loss += self.loss_config.next_item * following
+            self._observe(self.next_item_loss, following, follows)
+        loss /= tf.cast(tf.shape(users)[0], loss.dtype)
+        self.interest_cosine.update_state(mean_pairwise_cosine(users))
         self.mean_loss.update_state(loss)
         return loss
 
@@ -187,13 +239,38 @@ class GUIM(tfrs.Model):
         super().test_step(inputs)
         return self.get_metrics_result()
 
-    def _encode_with_hidden_ids(
-        self, events: Events, seed: tf.Tensor, *, training: bool
-    ) -> tf.Tensor:
-        share = self.loss_config.id_dropout
-        if training and share:
-            events = events | {names.ITEM_INDEX: drop_ids(events[names.ITEM_INDEX], share, seed)}
-        return self.item_encoder(events)
+    def _encode_each_once(
+        self, parts: list[Events], seed: tf.Tensor, *, training: bool
+    ) -> list[tf.Tensor]:
+        """Vectors `[..., d]` of the items of each part; the encoder sees each distinct one once."""
+        shapes = [tf.shape(part[names.ITEM_KEY]) for part in parts]
+        sizes = [tf.reduce_prod(shape) for shape in shapes]
+        width = functools.reduce(
+            tf.maximum, [tf.shape(part[names.TITLE_TOKENS])[-1] for part in parts]
+        )
+
+        def titles(tokens: tf.Tensor) -> tf.Tensor:
+            have = tf.shape(tokens)[-1]
+            return tf.pad(tf.reshape(tokens, [-1, have]), [[0, 0], [0, width - have]])
+
+        keys, which = tf.unique(tf.concat([tf.reshape(p[names.ITEM_KEY], [-1]) for p in parts], 0))
+        first = tf.math.unsorted_segment_min(tf.range(tf.shape(which)[0]), which, tf.shape(keys)[0])
+        items = {
+            name: tf.gather(tf.concat([tf.reshape(p[name], [-1]) for p in parts], 0), first)
+            for name in (names.ITEM_INDEX, names.CATEGORY_INDEX)
+        }
+        items[names.TITLE_TOKENS] = tf.gather(
+            tf.concat([titles(p[names.TITLE_TOKENS]) for p in parts], 0), first
+        )
+        if training and self.loss_config.id_dropout:
+            items[names.ITEM_INDEX] = drop_ids(
+                items[names.ITEM_INDEX], self.loss_config.id_dropout, seed
+            )
+        vectors = tf.gather(self.item_encoder(items), which)
+        return [
+            tf.reshape(part, tf.concat([shape, [self.model_config.embedding_dim]], 0))
+            for part, shape in zip(tf.split(vectors, sizes), shapes, strict=True)
+        ]
 
     def _crowding(self, users: tf.Tensor, in_targets: tf.Tensor) -> tf.Tensor:
         """The penalty on interests that are alike, once a target: a scalar."""
@@ -218,29 +295,30 @@ class GUIM(tfrs.Model):
                 [value[mask] for value, mask in zip(values, present, strict=True)], axis=0
             )
 
-        index = flat([e[names.ITEM_INDEX] for e in events])
+        users = tf.shape(present[0])[0]
+        owners = [tf.cast(tf.where(mask)[:, 0], tf.int32) for mask in present[:2]]
+        owners += [tf.fill([tf.shape(mask)[0]], users) for mask in present[2:]]
+        probability = tf.gather(
+            self.sampling_probability, flat([e[names.ITEM_INDEX] for e in events])
+        )
+        if self.loss_config.negatives_per_user is None:
+            drawn = tf.cast(sum(tf.shape(owner)[0] for owner in owners[:2]), tf.float32)
+            absent = drawn * tf.math.log1p(-probability)
+            for owner in owners[2:]:
+                uniform = tf.cast(tf.shape(owner)[0], tf.float32)
+                absent += uniform * tf.math.log1p(-1.0 / self.rows.items)
+            probability = -tf.math.expm1(absent)
         return BatchItems(
             vector=flat(vectors),
-            owner=tf.concat([tf.cast(tf.where(mask)[:, 0], tf.int32) for mask in present], axis=0),
+            owner=tf.concat(owners, axis=0),
             key=flat([e[names.ITEM_KEY] for e in events]),
-            probability=tf.gather(self.sampling_probability, index),
+            probability=probability,
         )
 
-    def _observe(
-        self,
-        users: tf.Tensor,
-        matching: tf.Tensor,
-        mlm: tf.Tensor,
-        is_target: tf.Tensor,
-        is_masked: tf.Tensor,
-    ) -> None:
-        for metric, total, positives in (
-            (self.matching_loss, matching, is_target),
-            (self.mlm_loss, mlm, is_masked),
-        ):
-            count = tf.math.count_nonzero(positives, dtype=total.dtype)
-            metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
-        self.interest_cosine.update_state(mean_pairwise_cosine(users))
+    @staticmethod
+    def _observe(metric: keras.metrics.Mean, total: tf.Tensor, positive: tf.Tensor) -> None:
+        count = tf.math.count_nonzero(positive, dtype=total.dtype)
+        metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables; called by the constructor, for they depend on no batch."""

@@ -112,16 +112,18 @@ class Retrieval(tf.Module):
         )["user_embedding"]
         seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
         exclude = tf.where(exclude_seen, seen, -1)
-        found = self._search(users, self._listed(k), exclude)
+        wanted = self._listed(k)
         if self._repeat_weight:
             found = prefer_repeats(
-                found,
+                self._search(users, wanted, seen),
                 users,
                 seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
                 seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
                 weight=self._repeat_weight,
                 exclude=exclude,
             )
+        else:
+            found = self._search(users, wanted, exclude)
         return self._answer(*self._rescored(found, users, k))
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:

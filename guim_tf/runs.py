@@ -5,6 +5,7 @@ from), `best/` (weights of the best epoch, to export), `history.jsonl` (one line
 `tensorboard/` and, when training is over, `result.json`.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from guim_tf.config import Config, ConfigError, load, to_json
+from guim_tf.config import Config, ConfigError, RetrievalConfig, load, to_json
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.schema import Schema
@@ -73,6 +74,8 @@ def build_model(
 def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
     """The best weights of a run, with what they were trained by.
 
+    A `retrieval.repeat_weight` of null becomes the one that training chose; 0 before its end.
+
     Raises:
       ConfigError: the folder is no run, or no epoch has ended yet.
     """
@@ -83,12 +86,19 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
             f"{run} holds no trained weights: no epoch of `guim train` has ended there yet."
         )
     config = load(Config, run / CONFIG_FILE)
+    if config.retrieval.repeat_weight is None:
+        config = dataclasses.replace(config, retrieval=RetrievalConfig(_chosen_weight(run)))
     schema = Schema.load(run)
     model = build_model(schema, config)
     tf.train.Checkpoint(model=model).restore(
         best
     ).expect_partial().assert_existing_objects_matched()
     return model, config, schema
+
+
+def _chosen_weight(run: pathlib.Path) -> float:
+    file = run / RESULT_FILE
+    return json.loads(file.read_text(encoding="utf-8"))["repeat_weight"] if file.is_file() else 0.0
 
 
 def read_history(run: str | pathlib.Path) -> list[dict[str, Any]]:

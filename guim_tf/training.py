@@ -9,6 +9,7 @@ import sys
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ConfigError, from_dict, load
 from guim_tf.data import (
     cut_batches,
@@ -24,6 +25,7 @@ from guim_tf.runs import (
     RESULT_FILE,
     RunState,
     build_model,
+    load_run,
     prepare_run,
     read_history,
     write_whole,
@@ -41,7 +43,7 @@ class TrainResult:
 
     epochs: epochs trained; best_epoch: the one to export, counted from 1; best: its validation
     recall@100, or None where no validation user has an event on each side of T; minutes: time spent
-    in epochs.
+    in epochs; repeat_weight: that of the configuration, or the one chosen where it has null.
     """
 
     run: str
@@ -54,6 +56,7 @@ class TrainResult:
     parameters: int
     minutes: float
     seed: int
+    repeat_weight: float
 
 
 def train(
@@ -126,9 +129,17 @@ def train(
         parameters=sum(int(tf.size(v)) for v in model.trainable_variables),
         minutes=round(sum(line["seconds"] for line in read_history(run)) / 60, 2),
         seed=config.training.seed,
+        repeat_weight=_repeat_weight(run, config, validation),
     )
     write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
     return result
+
+
+def _repeat_weight(run: pathlib.Path, config: Config, validation: Validation) -> float:
+    asked = config.retrieval.repeat_weight
+    if asked is not None:
+        return asked
+    return validation.best_repeat_weight(load_run(run)[0]) if validation.users else 0.0
 
 
 def _passes(
@@ -144,7 +155,15 @@ def _passes(
     )
     rest = batches.repeat(config.training.epochs).skip(done * steps)
     numbers = tf.data.Dataset.counter(start=_passes_seed(config) + done * steps)
-    return cut_batches(rest, schema, config.window, numbers=numbers)
+    drawn = config.loss.catalogue_negatives
+    return cut_batches(
+        rest,
+        schema,
+        config.window,
+        numbers=numbers,
+        catalogue=Catalogue(dataset).items() if drawn else None,
+        catalogue_negatives=drawn,
+    )
 
 
 def _passes_seed(config: Config) -> int:

@@ -25,6 +25,7 @@ class UserEncoder(keras.layers.Layer):
         another attention layer on top give them (GUIM-MH, section 4.3.2).
       action_rows: rows of the table of action types, or None where they are not used.
       time_unit: seconds of age that share a vector.
+      causal: events attend to themselves and to earlier events; CLS tokens attend to all.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class UserEncoder(keras.layers.Layer):
         mixture: str = "tokens",
         action_rows: int | None = None,
         time_unit: int = names.DAY,
+        causal: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,9 +56,11 @@ class UserEncoder(keras.layers.Layer):
             "mixture": mixture,
             "action_rows": action_rows,
             "time_unit": time_unit,
+            "causal": causal,
         }
         self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
+        self.causal = causal
         self.time_embedding = TimeEmbedding(time_rows, dim=dim, unit=time_unit, name="time")
         self.action_table = (
             keras.layers.Embedding(
@@ -136,15 +140,24 @@ class UserEncoder(keras.layers.Layer):
         cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
         tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
         present = tf.concat([tf.ones([batch, self.cls_tokens], tf.bool), present], axis=1)
+        visible = present[:, None, :]
+        if self.causal:
+            visible &= self._not_later(tf.shape(tokens)[1])
         tokens = self.input_dropout(self.input_norm(tokens), training=training)
         for block in self.blocks:
-            tokens = block(tokens, present=present, training=training)
+            tokens = block(tokens, visible=visible, training=training)
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
         users, outputs = tokens[:, : self.cls_tokens], tokens[:, self.cls_tokens :]
         if self.interest_heads is not None:
             users = self.interest_heads(tokens, present=present, training=training)
         return self.user_projection(users), self.item_projection(outputs)
+
+    def _not_later(self, length: tf.Tensor) -> tf.Tensor:
+        """`[S, S]` bool: CLS rows see everything; event n sees events up to n and no CLS token."""
+        place = tf.range(length)
+        is_cls = place < self.cls_tokens
+        return is_cls[:, None] | (~is_cls[None, :] & (place[None, :] <= place[:, None]))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

@@ -13,12 +13,14 @@ from guim_tf.config import WindowConfig
 from guim_tf.data import history_at
 from guim_tf.evaluation import metrics
 from guim_tf.evaluation.protocol import Protocol, ProtocolError, load_protocol
-from guim_tf.evaluation.tasks import truths
+from guim_tf.evaluation.repeats import HabitSearch
+from guim_tf.evaluation.search import search
+from guim_tf.evaluation.tasks import K, truths
 from guim_tf.keras_compat import keras
-from guim_tf.mixture import search_exact
 from guim_tf.model import GUIM
 
-K = 100
+# From never again to habits alone; what lies between two of them makes no difference to see.
+REPEAT_WEIGHTS = (-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 _USERS_AT_ONCE = 256
 
 
@@ -50,21 +52,36 @@ class Validation:
         return 0 if self._protocol is None else len(self._protocol)
 
     def recall(self, model: GUIM) -> float:
-        """Mean recall@100 over the users, by exact search over the catalogue; needs a user."""
-        protocol = self._protocol
-        assert protocol is not None, "there is no validation user"
-        items = tf.concat([model.encode_items(batch) for batch in self._catalogue.batches()], 0)
-        ranked = []
+        """Mean recall@100 over the users by Eq. 3, by exact search; needs a user."""
+        return self._recall(search(*self._vectors(model), K).rows)
+
+    def best_repeat_weight(self, model: GUIM) -> float:
+        """The weight of `mixture.prefer_repeats` with the highest recall@100; needs a user."""
+        habits = HabitSearch(*self._vectors(model), self._users().history.items, K)
+        recalls = {w: self._recall(habits.lists(w).rows) for w in REPEAT_WEIGHTS}
+        return max(REPEAT_WEIGHTS, key=lambda w: (recalls[w], -abs(w)))
+
+    def _users(self) -> Protocol:
+        assert self._protocol is not None, "there is no validation user"
+        return self._protocol
+
+    def _vectors(self, model: GUIM) -> tuple[np.ndarray, np.ndarray]:
+        """Users `[U, C, d]` and the catalogue `[X, d]`."""
+        protocol = self._users()
+        items = [model.encode_items(batch).numpy() for batch in self._catalogue.batches()]
+        users = []
         for start in range(0, len(protocol), _USERS_AT_ONCE):
             examples = tf.constant(
                 protocol.examples[start : start + _USERS_AT_ONCE], dtype=tf.string
             )
             as_of = tf.fill([len(examples)], tf.constant(protocol.as_of, tf.int64))
             history = history_at(examples, as_of, protocol.schema, self._window)
-            users = model.encode_users(history, as_of)
-            ranked.append(search_exact(users, items, min(K, len(self._catalogue)))[0])
-        truth = truths(protocol)["CMP-L"]
-        return metrics.mean(metrics.recall_at_k(np.concatenate(ranked), truth, K)).mean
+            users.append(model.encode_users(history, as_of).numpy())
+        return np.concatenate(users), np.concatenate(items)
+
+    def _recall(self, ranked: np.ndarray) -> float:
+        truth = truths(self._users())["CMP-L"]
+        return metrics.mean(metrics.recall_at_k(ranked, truth, K)).mean
 
 
 class ValidationRecall(keras.callbacks.Callback):

@@ -22,7 +22,6 @@ LAYERS = (
     (
         "datasets",
         "catalogue",
-        "data",
         "masking",
         "layers",
         "mixture",
@@ -32,7 +31,7 @@ LAYERS = (
         "optimizers",
         "interrupt",
     ),
-    ("item_encoder", "user_encoder", "losses"),
+    ("item_encoder", "user_encoder", "losses", "data"),
     ("model",),
     ("encoders",),
     ("evaluation",),

@@ -52,7 +52,7 @@ def evaluate_matching(
     exclude = protocol.history.items.distinct() if exclude_seen else None
     methods, notes = [], []
     for name, of in vectors.items():
-        ranked, winners = rank_vectors(of, exclude=exclude)
+        ranked, winners = rank_vectors(of, history=protocol.history.items, exclude=exclude)
         interests = _describe(protocol, of, winners)
         methods.append(Method(name, _definition(of), measure(protocol, ranked), interests))
         notes += _missing(name, of)
@@ -77,9 +77,14 @@ def evaluate_matching(
 
 def _definition(vectors: Vectors) -> str:
     compared = "cosine" if vectors.score == COSINE else "dot product"
+    habits = (
+        f", plus {vectors.repeat_weight:g} ln(1 + how often the user has bought it)"
+        if vectors.repeat_weight
+        else ""
+    )
     return (
         f"Exact search: the highest {compared} of a user's {vectors.interests} interest vectors "
-        "with an item's vector (Eq. 3)."
+        f"with an item's vector (Eq. 3){habits}."
     )
 
 

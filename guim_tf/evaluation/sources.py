@@ -80,7 +80,10 @@ class Sources:
         found = {}
         if self.models is not None:
             vectors = encode(self.models, protocol)
-            found[f"GUIM, C = {vectors.interests}"] = vectors
+            name = f"GUIM, C = {vectors.interests}"
+            found[name] = vectors
+            if vectors.repeat_weight:
+                found[f"{name}, vectors alone"] = dataclasses.replace(vectors, repeat_weight=0.0)
         if self.given is not None and self.given.items is not None:
             vectors = read(
                 self.given.users,

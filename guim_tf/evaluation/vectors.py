@@ -7,11 +7,14 @@ import pathlib
 
 import numpy as np
 
+from guim_tf.artifacts import CONFIG_FILE, EXTRA
 from guim_tf.catalogue import Catalogue
+from guim_tf.config import Config, load
 from guim_tf.encoders import ModelError, encode_items, encode_users, load_encoder
 from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.ragged import Ragged
+from guim_tf.evaluation.repeats import HabitSearch
 from guim_tf.evaluation.search import COSINE, search
 from guim_tf.evaluation.tasks import K
 from guim_tf.evaluation.vector_files import read_vectors
@@ -26,6 +29,7 @@ class Vectors:
       item_embedding: `[X, d]` float32; zeros where an item has none.
       sources: the version folders or the files that they came from.
       score: how they are compared, "cosine" or "dot".
+      repeat_weight: of `mixture.prefer_repeats`, for vectors of exported models.
       has_user: `[U]` bool, or None where every user has vectors.
       has_item: `[X]` bool, or None where every item has one.
     """
@@ -34,6 +38,7 @@ class Vectors:
     item_embedding: np.ndarray
     sources: tuple[pathlib.Path, ...]
     score: str = COSINE
+    repeat_weight: float = 0.0
     has_user: np.ndarray | None = None
     has_item: np.ndarray | None = None
 
@@ -82,7 +87,8 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
             f"{user_path} gives vectors of size {users.shape[2]} and {item_path} of size "
             f"{items.shape[1]}; expected one size. Export both from the same run."
         )
-    return Vectors(users, items, (user_path, item_path))
+    weight = load(Config, user_path / EXTRA / CONFIG_FILE).retrieval.repeat_weight
+    return Vectors(users, items, (user_path, item_path), repeat_weight=weight or 0.0)
 
 
 def user_vectors(
@@ -117,24 +123,36 @@ def read(
         item_embedding[:, 0],
         (users.path, items.path),
         score,
-        None if has_user.all() else has_user,
-        None if has_item.all() else has_item,
+        has_user=None if has_user.all() else has_user,
+        has_item=None if has_item.all() else has_item,
     )
 
 
 def rank_vectors(
-    vectors: Vectors, *, k: int = K, exclude: Ragged | None = None
+    vectors: Vectors,
+    *,
+    k: int = K,
+    history: Ragged | None = None,
+    exclude: Ragged | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact search for all users; who or what has no vector finds nothing and is not found.
 
     Args:
       vectors: of users and items.
       k: length of a ranking.
+      history: catalogue rows that each user has bought, one a purchase; with it lists follow
+        `vectors.repeat_weight`.
       exclude: catalogue rows that must not come back, a list for each user.
 
     Returns:
       catalogue rows `[U, k]` int64 and the interest that won each `[U, k]` int64; -1 for none.
     """
+    if history is not None and vectors.repeat_weight:
+        habits = HabitSearch(
+            vectors.user_embedding, vectors.item_embedding, history, k, exclude=exclude
+        )
+        lists = habits.lists(vectors.repeat_weight)
+        return lists.rows, lists.interests
     users, items = vectors.user_rows, vectors.item_rows
     ranked = np.full((2, len(vectors.user_embedding), k), -1, np.int64)
     if exclude is not None:

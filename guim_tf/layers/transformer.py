@@ -42,11 +42,16 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_dropout = keras.layers.Dropout(dropout)
         self.output_dropout = keras.layers.Dropout(dropout)
 
-    def call(self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`[B, S, dim]` and `[B, S]` bool (False for padding) -> `[B, S, dim]`."""
+    def call(self, tokens: tf.Tensor, *, visible: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`[B, S, dim]` -> `[B, S, dim]`.
+
+        Args:
+          tokens: `[B, S, dim]`.
+          visible: `[B, S, S]` or `[B, 1, S]` bool, whether a token (row) attends to another.
+        """
 
         def attend(x: tf.Tensor) -> tf.Tensor:
-            mixed = self.attention(x, x, attention_mask=present[:, None, :], training=training)
+            mixed = self.attention(x, x, attention_mask=visible, training=training)
             return self.attention_dropout(mixed, training=training)
 
         def feed_forward(x: tf.Tensor) -> tf.Tensor:

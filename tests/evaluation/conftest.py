@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from guim_tf.config import Config, to_json
 from guim_tf.schema import Schema, fingerprint64, write_vocabulary
 
 DAY = 86_400
@@ -163,6 +164,7 @@ def write_models(folder: pathlib.Path, dataset: pathlib.Path) -> pathlib.Path:
         tf.saved_model.save(module, str(path), signatures={signature: function})
         (path / "assets.extra").mkdir()
         Schema.load(dataset).save(path / "assets.extra")
+        (path / "assets.extra/config.json").write_text(to_json(Config()))
     return folder
 
 

@@ -115,6 +115,33 @@ def test_a_drawn_cutoff_is_any_later_event_before_the_end():
     assert set(drawn[:, 1]) == {3}
 
 
+def test_a_half_life_prefers_recent_cutoffs():
+    times = tf.ragged.constant([[0, 10 * DAY, 40 * DAY]], dtype=tf.int64)
+    drawn = np.array(
+        [
+            draw_cutoffs(times, 50 * DAY, tf.constant([n, 0], tf.int64), half_life_days=30).numpy()
+            for n in range(600)
+        ]
+    )
+    # 30 days are one half-life: the later moment is twice as likely
+    assert abs((drawn == 40 * DAY).mean() - 2 / 3) < 0.06
+    assert set(drawn[:, 0]) == {10 * DAY, 40 * DAY}
+
+
+def test_negatives_are_drawn_from_the_catalogue_anew_for_each_batch(shop_dataset):
+    dataset = load_dataset(shop_dataset, batch_size=64, catalogue_negatives=50)
+    drawn = [batch["negatives"] for batch in dataset.take(2)]
+    items = Catalogue(shop_dataset)
+    for part in drawn:
+        rows = items.rows_of(part[names.ITEM_KEY].numpy())
+        assert rows.shape == (50,)
+        assert (rows >= 0).all()
+        np.testing.assert_array_equal(part[names.ITEM_INDEX], items.item_index[rows])
+        np.testing.assert_array_equal(part[names.CATEGORY_INDEX], items.category_index[rows])
+    assert (drawn[0][names.ITEM_KEY].numpy() != drawn[1][names.ITEM_KEY].numpy()).any()
+    assert "negatives" not in next(iter(load_dataset(shop_dataset)))
+
+
 def test_random_cutoffs_move_from_pass_to_pass_and_stay_before_the_end(shop_dataset):
     window = WindowConfig(random_cutoffs=True)
     dataset = load_dataset(shop_dataset, window=window, batch_size=64)

@@ -157,6 +157,24 @@ def test_events_of_one_day_have_no_order():
     assert np.abs(a - c).max() > 1e-4, "but the time of an event matters"
 
 
+def test_a_causal_event_knows_no_later_one_and_the_user_knows_all():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=[1, 3, 8])
+    later = vectors.copy()
+    later[:, 2] = rng.normal(size=8)
+    options = {"present": [[True] * 3], "days": [[1, 2, 3]]}
+    encoder = user_encoder(causal=True)
+    (users, outputs), (other_users, other_outputs) = (
+        encode(encoder, x, **options) for x in (vectors, later)
+    )
+    np.testing.assert_allclose(outputs[:, :2], other_outputs[:, :2], atol=1e-7)
+    assert np.abs(outputs[:, 2] - other_outputs[:, 2]).max() > 1e-4
+    assert np.abs(users - other_users).max() > 1e-5
+    free = user_encoder()
+    a, b = (encode(free, x, **options)[1] for x in (vectors, later))
+    assert np.abs(a[:, 0] - b[:, 0]).max() > 1e-5, "as in BERT, unless asked otherwise"
+
+
 def test_a_masked_item_is_hidden_and_its_time_is_not():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=[2, 1, 2, 8])
@@ -357,7 +375,7 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
         ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
-            lambda layer: layer(tf.ones([1, 2, 8]), present=tf.constant([[True, True]])),
+            lambda layer: layer(tf.ones([1, 2, 8]), visible=tf.constant([[[True, True]]])),
         ),
         (
             InterestHeads(2, dim=4, dropout=0.0),

@@ -51,6 +51,26 @@ def test_a_users_own_items_are_no_negatives():
     )
 
 
+def test_an_item_of_the_user_is_no_negative_whoever_else_has_it():
+    alone = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    shared = items([[1, 0], [1, 0.1], [1, 0.1], [0, 1]], [0, 0, 1, 1], [10, 12, 12, 11])
+    query = [[[1.0, 0.2]]]
+    np.testing.assert_allclose(
+        loss(query, shared, [True, False, False, False]),
+        loss(query, alone, [True, False]),
+        rtol=1e-5,
+    )
+
+
+def test_of_the_whole_batch_every_distinct_item_is_one_negative():
+    once = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    often = items([[1, 0], [0, 1], [0, 1], [0, 1]], [0, 1, 2, 3], [10, 11, 11, 11])
+    query = [[[1.0, 0.2]]]
+    np.testing.assert_allclose(
+        loss(query, often, [True, False, False, False]), loss(query, once, [True, False]), rtol=1e-5
+    )
+
+
 def test_an_accidental_hit_weighs_nothing():
     without = items([[1, 0], [0, 1]], [0, 1], [10, 11])
     hit = items([[1, 0], [1, 0], [0, 1]], [0, 1, 1], [10, 10, 11])

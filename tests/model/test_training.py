@@ -14,10 +14,12 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import runs
-from guim_tf.config import Config, ConfigError, load, to_json
+from guim_tf.config import Config, ConfigError, RetrievalConfig, load, to_json
+from guim_tf.data import training_cutoff
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DatasetError, Schema, SchemaError
 from guim_tf.training import configure, main, train
+from guim_tf.validation import Validation
 
 
 def test_a_run_learns_and_writes_what_it_saw(shop_run):
@@ -163,6 +165,23 @@ def test_without_patience_the_last_epoch_is_exported(shop_dataset, small_config,
     result = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
     assert result.epochs == result.best_epoch == 3
     assert result.best == pytest.approx(read_history(tmp_path / "run")[-1]["val_recall@100"])
+
+
+def test_a_repeat_weight_of_null_is_chosen_on_the_validation_users(
+    shop_dataset, small_config, tmp_path
+):
+    config = dataclasses.replace(
+        small_config,
+        retrieval=RetrievalConfig(repeat_weight=None),
+        training=dataclasses.replace(small_config.training, epochs=1),
+    )
+    result = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    model, loaded, schema = load_run(tmp_path / "run")
+    assert loaded.retrieval.repeat_weight == result.repeat_weight
+    validation = Validation(shop_dataset, training_cutoff(schema, config.window), config.window)
+    assert result.repeat_weight == validation.best_repeat_weight(model)
+    # the shop's users buy again what they like: an untrained model must lean on that
+    assert result.repeat_weight > 0
 
 
 def test_too_few_users_are_an_error_with_the_remedy(shop_dataset, small_config, tmp_path):
