@@ -10,6 +10,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
+from guim_tf.schema import TIME_UNITS
+
 T = TypeVar("T")
 
 
@@ -140,6 +142,9 @@ class ModelConfig:
     """Sizes of the network (section 4.1 of the paper). Tables take their rows from the schema."""
 
     interests: int = 4  # C
+    # Where the C vectors come from: "tokens", C CLS tokens, or "heads", the heads of one more
+    # attention layer over a single one (GUIM-MH, section 4.3.2).
+    mixture: str = "tokens"
     embedding_dim: int = 128  # d
     item_id_dim: int = 128
     category_dim: int = 128
@@ -152,10 +157,13 @@ class ModelConfig:
     # An event attends to itself and to earlier ones; CLS tokens attend to all.
     causal: bool = False
     time_rows: int = 365  # one row a day of age; one more is t0's
+    time_unit: str = "day"  # or "hour" (footnote 2), when 365 days take 8,760 rows
+    actions: bool = False  # add an embedding of each event's action type (section 3.1)
 
     def __post_init__(self) -> None:
         for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):
             _check(getattr(self, name) >= 1, self, name, "a positive number")
+        _check(self.mixture in ("tokens", "heads"), self, "mixture", "tokens or heads")
         _check(self.layers >= 1, self, "layers", "at least one layer")
         _check(
             self.heads >= 1 and self.embedding_dim % self.heads == 0,
@@ -165,6 +173,7 @@ class ModelConfig:
         )
         _check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
         _check(self.time_rows >= 1, self, "time_rows", "at least one row")
+        _check(self.time_unit in TIME_UNITS, self, "time_unit", "day or hour")
         _check(
             self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear"
         )
@@ -261,6 +270,17 @@ class RetrievalConfig:
     # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does; below 0 what was bought
     # goes down. Null lets the end of training choose it on the validation users.
     repeat_weight: float | None = 0.0
+    # Order the best of a served list by Eq. 2 with weights softmax_c(sharpness * cosine): see
+    # `mixture.rescore`. Null leaves the order of Eq. 3, which `guim evaluate` always has.
+    rescore_sharpness: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.rescore_sharpness is None or self.rescore_sharpness >= 0,
+            self,
+            "rescore_sharpness",
+            "zero or more, or null",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.artifacts import Warmup, save
-from guim_tf.config import WindowConfig
+from guim_tf.config import Config, ModelConfig
 from guim_tf.data import dense, history_at, window
-from guim_tf.lookup import IdTable
+from guim_tf.lookup import ActionTable, IdTable
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema
@@ -30,6 +30,12 @@ EVENTS = {
     "timestamp": tf.TensorSpec([None, None], tf.int64, "timestamp"),
     "as_of": tf.TensorSpec([None], tf.int64, "as_of"),
 }
+ACTION = tf.TensorSpec([None, None], tf.string, "action")
+
+
+def action_inputs(config: ModelConfig) -> list[tf.TensorSpec]:
+    """What a model that uses action types takes beside `EVENTS`."""
+    return [ACTION] if config.actions else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,24 +97,30 @@ class ItemEncoderModule(tf.Module):
 class UserEncoderModule(tf.Module):
     """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
 
-    def __init__(self, model: GUIM, lookups: Lookups, schema: Schema, config: WindowConfig) -> None:
+    def __init__(self, model: GUIM, lookups: Lookups, schema: Schema, config: Config) -> None:
         super().__init__()
         self.item_encoder = model.item_encoder  # what is saved: the layers, not the Keras model
         self.user_encoder = model.user_encoder
         self.lookups = lookups
+        if config.model.actions:
+            self.actions = ActionTable(schema.actions)
         self._encode = model.encode_users
-        self._shape = [None, model.model_config.interests, model.model_config.embedding_dim]
+        self._shape = [None, config.model.interests, config.model.embedding_dim]
         self._schema = schema
         self._config = config
+        self.encode_users = tf.function(
+            self._encode_users,
+            input_signature=[*EVENTS.values(), *action_inputs(config.model)],
+        )
 
-    @tf.function(input_signature=list(EVENTS.values()))
-    def encode_users(
+    def _encode_users(
         self,
         item_id: tf.Tensor,
         category_id: tf.Tensor,
         title: tf.Tensor,
         timestamp: tf.Tensor,
         as_of: tf.Tensor,
+        action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Events outside of [as_of - D1, as_of) are dropped, then all but the last max_length."""
         present = item_id != ""
@@ -123,8 +135,12 @@ class UserEncoderModule(tf.Module):
                 self.lookups.words(tf.boolean_mask(title, present))
             ),
         }
-        start = as_of - self._config.history_days * names.DAY
-        cut = window(sequences, start, as_of, last=self._config.max_length)
+        if action is not None:
+            sequences[names.ACTION_INDEX] = ids.with_values(
+                self.actions(tf.boolean_mask(action, present))
+            )
+        start = as_of - self._config.window.history_days * names.DAY
+        cut = window(sequences, start, as_of, last=self._config.window.max_length)
         users = self._encode(dense(cut), as_of)
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
@@ -136,18 +152,18 @@ class UserEncoderModule(tf.Module):
     )
     def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
-        history = history_at(examples, as_of, self._schema, self._config)
+        history = history_at(examples, as_of, self._schema, self._config.window)
         users = self._encode(history, as_of)
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     def warmup(self) -> Warmup:
-        return {"encode_users": warmup_history(self._schema)}
+        return {"encode_users": warmup_history(self._schema, self._config.model)}
 
 
-def warmup_history(schema: Schema) -> dict[str, tf.Tensor]:
+def warmup_history(schema: Schema, config: ModelConfig) -> dict[str, tf.Tensor]:
     """A request with one user of one event, the day before `schema.as_of`."""
     text = tf.constant([["warm-up"]])
-    return {
+    return {spec.name: text for spec in action_inputs(config)} | {
         "item_id": text,
         "category_id": text,
         "title": text,
@@ -165,7 +181,7 @@ def export(*, run: str | pathlib.Path, models: str | pathlib.Path) -> ExportResu
     model, config, schema = load_run(run)
     lookups = Lookups(run, schema)
     items = ItemEncoderModule(model, lookups)
-    users = UserEncoderModule(model, lookups, schema, config.window)
+    users = UserEncoderModule(model, lookups, schema, config)
     encode_items = items.encode_items.get_concrete_function()
     encode_users = users.encode_users.get_concrete_function()
     common: dict[str, Any] = {"models": models, "schema": schema, "config": config}

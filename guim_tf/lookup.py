@@ -1,5 +1,7 @@
 """Ids to rows of the embedding tables, inside the exported graphs."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from guim_tf import schema as names
@@ -7,7 +9,9 @@ from guim_tf.text import line_numbers
 
 
 class IdTable(tf.Module):
-    """Rows of the item or category table: "" is padding, an id outside of the vocabulary unknown.
+    """Rows of the item or category table: an id outside of the vocabulary, and "", is unknown.
+
+    "" is the category of an item that has none, as in `items.parquet`; padding is for `dense`.
 
     Args:
       vocabulary_file: a `token<TAB>count` file; becomes an asset of a SavedModel.
@@ -26,7 +30,25 @@ class IdTable(tf.Module):
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
         """`[...]` string -> `[...]` int64 rows."""
         if self._table is None:
-            rows = tf.fill(tf.shape(ids), tf.constant(names.UNKNOWN_ROW, tf.int64))
-        else:
-            rows = self._table.lookup(ids) + names.FIRST_ROW
-        return tf.where(ids == "", tf.constant(names.PADDING_ROW, tf.int64), rows)
+            return tf.fill(tf.shape(ids), tf.constant(names.UNKNOWN_ROW, tf.int64))
+        return self._table.lookup(ids) + names.FIRST_ROW
+
+
+class ActionTable(tf.Module):
+    """Rows of the action table: a type outside of the vocabulary, and none at all, is unknown.
+
+    Args:
+      actions: the types, in row order.
+    """
+
+    def __init__(self, actions: Sequence[str]) -> None:
+        super().__init__()
+        rows = tf.range(names.FIRST_ROW, names.FIRST_ROW + len(actions), dtype=tf.int64)
+        types = tf.constant(list(actions), tf.string)
+        self._table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(types, rows), names.UNKNOWN_ROW
+        )
+
+    def __call__(self, actions: tf.Tensor) -> tf.Tensor:
+        """`[...]` string -> `[...]` int64 rows."""
+        return self._table.lookup(actions)

@@ -31,7 +31,11 @@ def softmax_score(
     Returns:
       `[B, X]` in [-1, 1].
     """
-    cosine = cosines(user_embedding, item_embedding)
+    return _weighted(cosines(user_embedding, item_embedding), sharpness)
+
+
+def _weighted(cosine: tf.Tensor, sharpness: float) -> tf.Tensor:
+    """The sum of Eq. 2: `[B, C, X]` -> `[B, X]`."""
     return tf.reduce_sum(tf.nn.softmax(sharpness * cosine, axis=1) * cosine, axis=1)
 
 
@@ -126,6 +130,42 @@ def prefer_repeats(
         k=tf.shape(rows)[1],
         exclude=exclude,
     )
+
+
+def rescore(
+    found: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    user_embedding: tf.Tensor,
+    *,
+    found_embedding: tf.Tensor,
+    sharpness: float,
+    k: int | tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Orders a list by Eq. 2, which no index can search, and cuts it to k.
+
+    The cosine of the interest that fetched an item gives way to `softmax_score`; what was added to
+    it, as by `prefer_repeats`, stays.
+
+    Args:
+      found: rows `[B, N]`, scores `[B, N]`, interests `[B, N]`, as from `merge_interests`.
+      user_embedding: `[B, C, d]`, any length.
+      found_embedding: `[B, N, d]`, vectors of the items found, any length; of row -1, whatever.
+      sharpness: of `softmax_score`.
+      k: length of the new list.
+
+    Returns:
+      As `found`, `[B, k]`.
+    """
+    rows, scores, interests = found
+    cosine = tf.einsum(
+        "bcd,bnd->bcn",
+        tf.math.l2_normalize(user_embedding, axis=-1),
+        tf.math.l2_normalize(found_embedding, axis=-1),
+    )
+    fetched = tf.gather(
+        tf.transpose(cosine, [0, 2, 1]), tf.maximum(interests, 0)[:, :, None], batch_dims=2
+    )[:, :, 0]
+    scores += _weighted(cosine, sharpness) - fetched
+    return _merge(scores, rows, interests, k=k, exclude=None)
 
 
 def _merge(

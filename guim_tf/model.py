@@ -27,10 +27,11 @@ class TableRows:
     items: int
     categories: int
     words: int
+    actions: int = names.FIRST_ROW  # no action types
 
     @classmethod
     def of(cls, schema: Schema) -> "TableRows":
-        return cls(schema.item_rows, schema.category_rows, schema.word_rows)
+        return cls(schema.item_rows, schema.category_rows, schema.word_rows, schema.action_rows)
 
 
 _LENGTH_GROUPS = 4
@@ -91,7 +92,10 @@ class GUIM(tfrs.Model):
             heads=model.heads,
             dropout=model.dropout,
             time_rows=model.time_rows,
+            time_unit=names.TIME_UNITS[model.time_unit],
             norm_first=model.norm_first,
+            mixture=model.mixture,
+            action_rows=rows.actions if model.actions else None,
             causal=model.causal,
             name="user_encoder",
         )
@@ -136,6 +140,7 @@ class GUIM(tfrs.Model):
             timestamp=history[names.TIMESTAMP],
             as_of=as_of,
             present=present_events(history),
+            action=history[names.ACTION_INDEX] if self.model_config.actions else None,
             **options,
         )
 
@@ -171,6 +176,7 @@ class GUIM(tfrs.Model):
                 as_of=tf.gather(as_of, some),
                 present=cut(present),
                 masked=cut(masked),
+                action=cut(history[names.ACTION_INDEX]) if self.model_config.actions else None,
                 training=training,
             )
             users.append(vectors)

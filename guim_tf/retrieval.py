@@ -22,14 +22,18 @@ from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
 from guim_tf.encoders import encode_items, load_encoder
-from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, warmup_history
+from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, action_inputs, warmup_history
 from guim_tf.lookup import IdTable
-from guim_tf.mixture import merge_interests, prefer_repeats
+from guim_tf.mixture import merge_interests, prefer_repeats, rescore
 from guim_tf.schema import Schema
 
 SCANN, EXACT = "scann", "exact"
 MODEL_NAMES = {SCANN: "retrieval", EXACT: "retrieval_exact"}
 NO_SCORE = -1.0  # beside the empty id where a catalogue has fewer than k items left
+# How many times k the list is that Eq. 2 orders anew. With softmax weights Eq. 2 lies below Eq. 3
+# by ln(C) / sharpness at most (0.07 for C = 4 at 20): only neighbours change places, and an item
+# that is not among the N best by Eq. 3 can beat none whose new score is above the N-th old one.
+_RESCORED = 4
 _SMALLEST_SCANN = 16  # ScaNN's quantiser needs as many vectors
 _MEASURED_QUERIES = 500
 _MEASURED_K = 100
@@ -57,8 +61,9 @@ class Retrieval(tf.Module):
       item_ids: the catalogue, row by row.
       catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
       user_encoder: the loaded SavedModel.
-      item_embedding: `[X, d]`, the catalogue's vectors; used where repeats are preferred.
-      config: C, d and the weight of repeats.
+      item_embedding: `[X, d]`, the catalogue's vectors; used where repeats are preferred or lists
+        scored anew.
+      config: C, d, the weight of repeats and the sharpness of Eq. 2.
     """
 
     def __init__(
@@ -79,8 +84,10 @@ class Retrieval(tf.Module):
         self._items = len(item_ids)
         self._interests = config.model.interests
         self._dim = config.model.embedding_dim
+        self._model_config = config.model
         self._repeat_weight = config.retrieval.repeat_weight
-        if self._repeat_weight:
+        self._sharpness = config.retrieval.rescore_sharpness
+        if self._repeat_weight or self._sharpness is not None:
             self.vectors = tf.Variable(item_embedding, trainable=False, name="item_embedding")
 
     def recommend(
@@ -92,24 +99,32 @@ class Retrieval(tf.Module):
         as_of: tf.Tensor,
         k: tf.Tensor,
         exclude_seen: tf.Tensor,
+        action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """The best k items of each user: ids, cosines and the interest that brought each."""
         users = self.user_encoder.signatures["encode_users"](
-            item_id=item_id, category_id=category_id, title=title, timestamp=timestamp, as_of=as_of
+            item_id=item_id,
+            category_id=category_id,
+            title=title,
+            timestamp=timestamp,
+            as_of=as_of,
+            **({} if action is None else {"action": action}),
         )["user_embedding"]
         seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
         exclude = tf.where(exclude_seen, seen, -1)
-        if not self._repeat_weight:
-            return self._answer(*self._search(users, k, exclude))
-        found = prefer_repeats(
-            self._search(users, k, seen),
-            users,
-            seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
-            seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
-            weight=self._repeat_weight,
-            exclude=exclude,
-        )
-        return self._answer(*found)
+        wanted = self._listed(k)
+        if self._repeat_weight:
+            found = prefer_repeats(
+                self._search(users, wanted, seen),
+                users,
+                seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
+                seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
+                weight=self._repeat_weight,
+                exclude=exclude,
+            )
+        else:
+            found = self._search(users, wanted, exclude)
+        return self._answer(*self._rescored(found, users, k))
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to each vector `[B, d]`."""
@@ -120,7 +135,22 @@ class Retrieval(tf.Module):
         self, user_embedding: tf.Tensor, k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The best items of users given by their vectors `[B, C, d]`."""
-        return self._answer(*self._search(user_embedding, k))
+        found = self._search(user_embedding, self._listed(k))
+        return self._answer(*self._rescored(found, user_embedding, k))
+
+    def _listed(self, k: tf.Tensor) -> tf.Tensor:
+        """How many items to list so that k are left in the end."""
+        if self._sharpness is None:
+            return k
+        return tf.maximum(k, tf.minimum(_RESCORED * k, self._items))
+
+    def _rescored(
+        self, found: tuple[tf.Tensor, tf.Tensor, tf.Tensor], users: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if self._sharpness is None:
+            return found
+        vectors = tf.gather(self.vectors, tf.maximum(found[0], 0))
+        return rescore(found, users, found_embedding=vectors, sharpness=self._sharpness, k=k)
 
     def _search(
         self, users: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor | None = None
@@ -154,7 +184,12 @@ class Retrieval(tf.Module):
         k = tf.TensorSpec([], tf.int32, "k")
         recommend = tf.function(
             self.recommend,
-            input_signature=[*EVENTS.values(), k, tf.TensorSpec([], tf.bool, "exclude_seen")],
+            input_signature=[
+                *EVENTS.values(),
+                k,
+                tf.TensorSpec([], tf.bool, "exclude_seen"),
+                *action_inputs(self._model_config),
+            ],
         ).get_concrete_function()
         items = tf.TensorSpec([None, self._dim], tf.float32, "item_embedding")
         users = tf.TensorSpec([None, self._interests, self._dim], tf.float32, "user_embedding")
@@ -171,7 +206,8 @@ class Retrieval(tf.Module):
 
     def warmup(self, schema: Schema) -> Warmup:
         k = tf.constant(10)
-        request = warmup_history(schema) | {"k": k, "exclude_seen": tf.constant(True)}
+        history = warmup_history(schema, self._model_config)
+        request = history | {"k": k, "exclude_seen": tf.constant(True)}
         return {
             "recommend": request,
             "nearest_items": {"item_embedding": tf.ones([1, self._dim]), "k": k},

@@ -32,6 +32,11 @@ def prepare_run(
     run: pathlib.Path, dataset: pathlib.Path, schema: Schema, config: Config, *, restart: bool
 ) -> None:
     """Makes the run folder, or checks that an existing one is of the same making."""
+    if config.model.actions and not schema.actions:
+        raise ConfigError(
+            f"ModelConfig.actions is true, and {dataset} has no action types. Name the column "
+            "`action` in the mapping and build the data set again, or set model.actions=false."
+        )
     if restart and (run / CONFIG_FILE).is_file():
         shutil.rmtree(run)
     if (run / CONFIG_FILE).is_file():

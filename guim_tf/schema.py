@@ -12,6 +12,7 @@ from typing import Any
 
 VERSION = 1
 DAY = 86_400  # seconds
+TIME_UNITS = {"day": DAY, "hour": 3_600}  # seconds
 
 # Features of a training record: one `tf.train.Example` a user, events in time order.
 USER_ID = "user_id"  # bytes, [1]

@@ -4,8 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers import TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
 
 
 @register
@@ -13,13 +14,17 @@ class UserEncoder(keras.layers.Layer):
     """`<(CLS_1, t0), ..., (CLS_C, t0), (j_1, t_1), ..., (j_N, t_N)>` through L layers.
 
     Args:
-      interests: C, the number of CLS tokens and of vectors a user.
+      interests: C, the number of vectors a user.
       dim: size of a vector, d.
       layers: L.
       heads: attention heads of each layer.
       dropout: rate in the layers and on their input.
-      time_rows: days of age with a vector of their own.
+      time_rows: ages with a vector of their own.
       norm_first: pre-norm layers, and a norm after the last one.
+      mixture: "tokens": C CLS tokens give the C vectors. "heads": there is one, and C heads of
+        another attention layer on top give them (GUIM-MH, section 4.3.2).
+      action_rows: rows of the table of action types, or None where they are not used.
+      time_unit: seconds of age that share a vector.
       causal: events attend to themselves and to earlier events; CLS tokens attend to all.
     """
 
@@ -33,6 +38,9 @@ class UserEncoder(keras.layers.Layer):
         dropout: float,
         time_rows: int,
         norm_first: bool = False,
+        mixture: str = "tokens",
+        action_rows: int | None = None,
+        time_unit: int = names.DAY,
         causal: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -45,12 +53,25 @@ class UserEncoder(keras.layers.Layer):
             "dropout": dropout,
             "time_rows": time_rows,
             "norm_first": norm_first,
+            "mixture": mixture,
+            "action_rows": action_rows,
+            "time_unit": time_unit,
             "causal": causal,
         }
-        self.interests = interests
+        self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
         self.causal = causal
-        self.time_embedding = TimeEmbedding(time_rows, dim=dim, name="time")
+        self.time_embedding = TimeEmbedding(time_rows, dim=dim, unit=time_unit, name="time")
+        self.action_table = (
+            keras.layers.Embedding(
+                action_rows,
+                dim,
+                embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                name="action",
+            )
+            if action_rows
+            else None
+        )
         self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
         self.input_dropout = keras.layers.Dropout(dropout)
         self.blocks = [
@@ -64,13 +85,18 @@ class UserEncoder(keras.layers.Layer):
             if norm_first
             else None
         )
+        self.interest_heads = (
+            InterestHeads(interests, dim=dim, dropout=dropout, name="interest_heads")
+            if mixture == "heads"
+            else None
+        )
         self.user_projection = keras.layers.Dense(dim, name="f_u")
         self.item_projection = keras.layers.Dense(dim, name="f_o")
 
     def build(self, input_shape: Any) -> None:
         self.cls_table = self.add_weight(
             name="cls_table",
-            shape=[self.interests, self.dim],
+            shape=[self.cls_tokens, self.dim],
             initializer=keras.initializers.TruncatedNormal(stddev=0.02),
         )
         self.mask_vector = self.add_weight(
@@ -88,6 +114,7 @@ class UserEncoder(keras.layers.Layer):
         as_of: tf.Tensor,
         present: tf.Tensor,
         masked: tf.Tensor | None = None,
+        action: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Encodes histories.
@@ -97,7 +124,8 @@ class UserEncoder(keras.layers.Layer):
           timestamp: `[B, N]` int64 seconds.
           as_of: `[B]` int64 seconds, the cut-off T.
           present: `[B, N]` bool, False for padding.
-          masked: `[B, N]` bool, events whose item is replaced by MASK.
+          masked: `[B, N]` bool, events whose item is replaced by MASK; time and action stay.
+          action: `[B, N]` int64 rows of the action table, if there is one.
           training: whether dropout is on.
 
         Returns:
@@ -106,10 +134,12 @@ class UserEncoder(keras.layers.Layer):
         if masked is not None:
             items = tf.where(masked[..., None], tf.cast(self.mask_vector, items.dtype), items)
         events = items + self.time_embedding(timestamp, as_of)
+        if self.action_table is not None:
+            events += self.action_table(action)
         batch = tf.shape(events)[0]
         cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
         tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
-        present = tf.concat([tf.ones([batch, self.interests], tf.bool), present], axis=1)
+        present = tf.concat([tf.ones([batch, self.cls_tokens], tf.bool), present], axis=1)
         visible = present[:, None, :]
         if self.causal:
             visible &= self._not_later(tf.shape(tokens)[1])
@@ -118,15 +148,15 @@ class UserEncoder(keras.layers.Layer):
             tokens = block(tokens, visible=visible, training=training)
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        return (
-            self.user_projection(tokens[:, : self.interests]),
-            self.item_projection(tokens[:, self.interests :]),
-        )
+        users, outputs = tokens[:, : self.cls_tokens], tokens[:, self.cls_tokens :]
+        if self.interest_heads is not None:
+            users = self.interest_heads(tokens, present=present, training=training)
+        return self.user_projection(users), self.item_projection(outputs)
 
     def _not_later(self, length: tf.Tensor) -> tf.Tensor:
         """`[S, S]` bool: CLS rows see everything; event n sees events up to n and no CLS token."""
         place = tf.range(length)
-        is_cls = place < self.interests
+        is_cls = place < self.cls_tokens
         return is_cls[:, None] | (~is_cls[None, :] & (place[None, :] <= place[:, None]))
 
     def get_config(self) -> dict[str, Any]:

@@ -10,7 +10,11 @@ from typing import Any
 import grpc
 import numpy as np
 from rich.console import Console
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from guim_tf import schema
 from serving import display, tensors
@@ -79,24 +83,53 @@ def predict(
     return {name: tensors.to_array(proto, name=name) for name, proto in response.outputs.items()}
 
 
+def signature_inputs(
+    channel: grpc.Channel,
+    model: str,
+    signature: str,
+    *,
+    version: int | None = None,
+    timeout: float = 30.0,
+) -> set[str]:
+    """Names of what a served signature takes; none for a signature that the model lacks.
+
+    Raises:
+      grpc.RpcError: with the server's status.
+    """
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = model
+    if version is not None:
+        request.model_spec.version.value = version
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    response = stub.GetModelMetadata(request, timeout=timeout)
+    found = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata["signature_def"].Unpack(found)
+    return set(found.signature_def[signature].inputs)
+
+
 def recommend_inputs(
     histories: Sequence[History], *, k: int, exclude_seen: bool
 ) -> dict[str, np.ndarray]:
-    """Inputs of the `recommend` signature: `[B, N]` events, padded with empty ids at the end."""
+    """Inputs of the `recommend` signature: `[B, N]` events, padded with empty ids at the end.
+
+    `action` is among them; only models that use action types take it.
+    """
     length = max((len(h.events) for h in histories), default=0) or 1
     shape = (len(histories), length)
-    ids, categories, titles = (np.full(shape, "", object) for _ in range(3))
+    ids, categories, titles, actions = (np.full(shape, "", object) for _ in range(4))
     timestamps = np.zeros(shape, np.int64)
     for row, history in enumerate(histories):
         for column, event in enumerate(history.events):
             ids[row, column] = event.item.item_id
             categories[row, column] = event.item.category_id
             titles[row, column] = event.item.title
+            actions[row, column] = event.action
             timestamps[row, column] = event.timestamp
     return {
         "item_id": ids,
         "category_id": categories,
         "title": titles,
+        "action": actions,
         "timestamp": timestamps,
         "as_of": np.array([h.as_of for h in histories], np.int64),
         "k": np.array(k, np.int32),
@@ -116,10 +149,15 @@ def recommend(
 ) -> list[list[Recommendation]]:
     """The k best items for each user, best first; one request for all of them.
 
+    Another request asks the server before whether its model takes action types.
+
     Raises:
       grpc.RpcError: with the server's status.
     """
     inputs = recommend_inputs(histories, k=k, exclude_seen=exclude_seen)
+    asked = signature_inputs(channel, model, RECOMMEND, version=version, timeout=timeout)
+    if "action" not in asked:
+        del inputs["action"]
     outputs = predict(channel, model, RECOMMEND, inputs, version=version, timeout=timeout)
     return [
         [

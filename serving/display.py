@@ -51,13 +51,13 @@ def show(
 
 
 def _events_table(events: Sequence[Event]) -> Table:
+    actions = any(event.action for event in events)  # most logs hold purchases alone
     table = Table(box=None, pad_edge=False)
-    for column in ("date", "item", "title"):
+    for column in ("date", *(["action"] if actions else []), "item", "title"):
         table.add_column(column, overflow="fold")
     for event in reversed(events):
-        table.add_row(
-            format_time(event.timestamp), escape(event.item.item_id), escape(event.item.title)
-        )
+        texts = (*([event.action] if actions else []), event.item.item_id, event.item.title)
+        table.add_row(format_time(event.timestamp), *map(escape, texts))
     return table
 
 

@@ -36,10 +36,14 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One purchase (or click ...); `timestamp` in seconds since the epoch."""
+    """One purchase (or click ...); `timestamp` in seconds since the epoch.
+
+    `action` is its type by the data set's vocabulary, "" where there is none.
+    """
 
     item: Item
     timestamp: int
+    action: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +60,12 @@ class _Record:
     user_id: str
     timestamps: tuple[int, ...]
     item_keys: tuple[int, ...]
+    action_rows: tuple[int, ...]
 
-    def before(self, as_of: int, max_length: int) -> list[tuple[int, int]]:
-        """(timestamp, item key) of the most recent `max_length` events before `as_of`."""
-        pairs = zip(self.timestamps, self.item_keys, strict=True)
-        return [pair for pair in pairs if pair[0] < as_of][-max_length:]
+    def before(self, as_of: int, max_length: int) -> list[tuple[int, int, int]]:
+        """(timestamp, item key, action row) of the last `max_length` events before `as_of`."""
+        events = zip(self.timestamps, self.item_keys, self.action_rows, strict=True)
+        return [event for event in events if event[0] < as_of][-max_length:]
 
 
 class Catalogue:
@@ -124,16 +129,20 @@ def load_histories(
     drawn = _draw(files, found.compression, random, seed, moment) if random else []
     records = [named[user_id] for user_id in user_ids] + drawn
     kept = {r.user_id: r.before(moment, max_length) for r in records}
-    items = Catalogue(dataset).by_key(key for pairs in kept.values() for _, key in pairs)
+    items = Catalogue(dataset).by_key(key for events in kept.values() for _, key, _ in events)
+    actions = dict(enumerate(found.actions, schema.FIRST_ROW))
     histories = []
     for record in records:
-        unknown = [key for _, key in kept[record.user_id] if key not in items]
+        unknown = [key for _, key, _ in kept[record.user_id] if key not in items]
         if unknown:
             raise HistoryError(
                 f"User {record.user_id!r} has an item with item_key {unknown[0]} that "
                 f"{schema.ITEMS_FILE} of {dataset} lacks. Rebuild the data set."
             )
-        events = tuple(Event(items[key], timestamp) for timestamp, key in kept[record.user_id])
+        events = tuple(
+            Event(items[key], timestamp, actions.get(row, ""))
+            for timestamp, key, row in kept[record.user_id]
+        )
         histories.append(History(record.user_id, moment, events))
     return tuple(histories)
 
@@ -155,19 +164,21 @@ def _records(files: list[str], compression: str, batch_size: int = 256) -> Itera
         schema.USER_ID: tf.io.FixedLenFeature([], tf.string),
         schema.TIMESTAMP: tf.io.RaggedFeature(tf.int64),
         schema.ITEM_KEY: tf.io.RaggedFeature(tf.int64),
+        schema.ACTION_INDEX: tf.io.RaggedFeature(tf.int64),
     }
     for file in files:
         batches = tf.data.TFRecordDataset(file, compression_type=compression).batch(batch_size)
         try:
             for batch in batches:
                 parsed = tf.io.parse_example(batch, features)
-                for user_id, timestamps, keys in zip(
+                for user_id, *events in zip(
                     parsed[schema.USER_ID].numpy(),
                     parsed[schema.TIMESTAMP].to_list(),
                     parsed[schema.ITEM_KEY].to_list(),
+                    parsed[schema.ACTION_INDEX].to_list(),
                     strict=True,
                 ):
-                    yield _Record(user_id.decode("utf-8"), tuple(timestamps), tuple(keys))
+                    yield _Record(user_id.decode("utf-8"), *map(tuple, events))
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
             raise HistoryError(f"{file} is damaged: {e.message}. Rebuild the data set.") from e
 

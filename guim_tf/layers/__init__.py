@@ -1,6 +1,7 @@
 """Keras layers of the encoders, one a file."""
 
+from guim_tf.layers.interest_heads import InterestHeads
 from guim_tf.layers.time_embedding import TimeEmbedding
 from guim_tf.layers.transformer import TransformerBlock
 
-__all__ = ["TimeEmbedding", "TransformerBlock"]
+__all__ = ["InterestHeads", "TimeEmbedding", "TransformerBlock"]

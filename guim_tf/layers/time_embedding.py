@@ -1,4 +1,4 @@
-"""f_t: one vector a day of age (section 3.2)."""
+"""f_t: one vector a day, or an hour, of age (section 3.2)."""
 
 from typing import Any
 
@@ -13,27 +13,29 @@ class TimeEmbedding(keras.layers.Layer):
     """Embeds how many days an event lies before T, so that a vector means the same when T moves.
 
     Args:
-      days: rows, one a day of age; older events share the last one. One more row is t0's, the time
+      rows: one a unit of age; older events share the last one. One more row is t0's, the time
         stamp of the CLS tokens.
       dim: size of a vector.
+      unit: seconds, a day by default.
     """
 
-    def __init__(self, days: int, *, dim: int, **kwargs: Any) -> None:
+    def __init__(self, rows: int, *, dim: int, unit: int = names.DAY, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.days = days
+        self.rows = rows
         self.dim = dim
+        self.unit = unit
         self.table = keras.layers.Embedding(
-            days + 1, dim, embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02)
+            rows + 1, dim, embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02)
         )
 
     def call(self, timestamp: tf.Tensor, as_of: tf.Tensor) -> tf.Tensor:
-        """`[B, N]` and `[B]` int64 seconds -> `[B, N, dim]`; the age 0 is the day before T."""
-        age = (as_of[:, None] - 1 - timestamp) // names.DAY
-        return self.table(tf.clip_by_value(age, 0, self.days - 1))
+        """`[B, N]` and `[B]` int64 seconds -> `[B, N, dim]`; the age 0 is the unit before T."""
+        age = (as_of[:, None] - 1 - timestamp) // self.unit
+        return self.table(tf.clip_by_value(age, 0, self.rows - 1))
 
     def start(self) -> tf.Tensor:
         """The vector of t0: `[1, dim]`."""
-        return self.table(tf.constant([self.days]))
+        return self.table(tf.constant([self.rows]))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"days": self.days, "dim": self.dim}
+        return super().get_config() | {"rows": self.rows, "dim": self.dim, "unit": self.unit}

@@ -132,3 +132,19 @@ def test_the_mapping_of_the_readme_is_one():
 
     [text] = blocks("json")
     assert from_json(Mapping, text).events.filters[2].reason == "Quantity > 0"
+
+
+def test_the_families_of_the_readme_are_settings():
+    from guim_tf.config import Config
+    from guim_tf.training import configure
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (GUI\S+):.*\| `(.*)` \|$", text, re.MULTILINE))
+    models = {name: configure(Config(), row.split()).model for name, row in rows.items()}
+    sizes = {name: (m.interests, m.embedding_dim, m.mixture) for name, m in models.items()}
+    assert sizes == {
+        "GUIM": (4, 128, "tokens"),
+        "GUI-EDI": (1, 512, "tokens"),
+        "GUIM-MH": (4, 128, "heads"),
+    }
+    assert models["GUI-EDI"].heads == 8, "64 dimensions a head"

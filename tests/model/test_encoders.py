@@ -8,7 +8,7 @@ from guim_tf import schema as names
 from guim_tf.config import ModelConfig
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras
-from guim_tf.layers import TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
 from guim_tf.masking import choose_masked
 from guim_tf.model import GUIM, TableRows
 from guim_tf.user_encoder import UserEncoder
@@ -94,6 +94,18 @@ def test_time_is_the_age_in_days_before_the_cut():
     np.testing.assert_array_equal(layer.start()[0], table[365])
 
 
+def test_time_may_be_the_age_in_hours():
+    layer = TimeEmbedding(48, dim=4, unit=3600)
+    as_of = tf.constant([1000 * DAY], tf.int64)
+    before = np.array([[1, 3600, 3601, 47 * 3600, 48 * 3600, 48 * 3600 + 1, 30 * DAY]])
+    vectors = layer(1000 * DAY - tf.constant(before, tf.int64), as_of)[0].numpy()
+    table = layer.table.embeddings.numpy()
+    # the last second and the first one of the hour before T; the hour before it; and so on to the
+    # last row, which whatever is older shares; t0's is none of them
+    np.testing.assert_array_equal(vectors, table[[0, 0, 1, 46, 47, 47, 47]])
+    np.testing.assert_array_equal(layer.start()[0], table[48])
+
+
 def test_time_moves_with_the_cut():
     layer = TimeEmbedding(30, dim=4)
     a = layer(tf.constant([[5 * DAY]], tf.int64), tf.constant([8 * DAY], tf.int64))
@@ -101,13 +113,14 @@ def test_time_moves_with_the_cut():
     np.testing.assert_array_equal(a, b)
 
 
-def encode(encoder, vectors, *, present, days, masked=None):
+def encode(encoder, vectors, *, present, days, masked=None, **options):
     return encoder(
         tf.constant(vectors, tf.float32),
         timestamp=tf.constant(days, tf.int64) * DAY,
         as_of=tf.constant([100 * DAY] * len(days), tf.int64),
         present=tf.constant(present),
         masked=None if masked is None else tf.constant(masked),
+        **options,
     )
 
 
@@ -176,6 +189,84 @@ def test_a_masked_item_is_hidden_and_its_time_is_not():
     assert np.abs(a[1] - c[1]).max() > 1e-4
 
 
+def test_the_type_of_an_action_is_added_to_its_event():
+    vectors = np.random.default_rng(0).normal(size=[1, 2, 8])
+    encoder = user_encoder(action_rows=4)
+    options = {"present": [[True, True]], "days": [[1, 2]]}
+    actions = tf.constant([[2, 3]], tf.int64)
+    typed, outputs = encode(encoder, vectors, action=actions, **options)
+    assert encoder.action_table.embeddings.shape == [4, 8]
+    added = vectors + encoder.action_table.embeddings.numpy()[[2, 3]]
+    encoder.action_table.embeddings.assign(tf.zeros([4, 8]))
+    same, same_outputs = encode(encoder, added, action=actions, **options)
+    np.testing.assert_allclose(typed, same, atol=1e-6)
+    np.testing.assert_allclose(outputs, same_outputs, atol=1e-6)
+
+
+def test_a_masked_event_keeps_the_type_of_its_action():
+    encoder = user_encoder(action_rows=4)
+    options = {"present": [[True, True]], "days": [[1, 2]], "masked": [[False, True]]}
+    a, b = (
+        encode(encoder, np.ones([1, 2, 8]), action=tf.constant([[2, row]], tf.int64), **options)[1]
+        for row in (2, 3)
+    )
+    assert np.abs(a - b).max() > 1e-4
+
+
+def test_interest_heads_are_the_heads_of_plain_attention_at_the_first_token():
+    """Keras' own attention, d wide in each head, whose output matrix leaves the heads apart."""
+    heads, dim = 3, 8
+    plain = keras.layers.MultiHeadAttention(heads, dim, output_shape=heads * dim)
+    tokens = tf.random.stateless_normal([2, 5, dim], [1, 2])
+    present = tf.constant([[True] * 5, [True, True, True, False, False]])
+    plain(tokens, tokens)
+    query, query_bias, key, key_bias, value, value_bias = (
+        tf.random.stateless_normal(weight.shape, [3, i])
+        for i, weight in enumerate(plain.get_weights()[:6])
+    )
+    apart = np.eye(heads * dim).reshape([heads, dim, heads * dim])
+    plain.set_weights(
+        [query, query_bias, key, key_bias, value, value_bias, apart, np.zeros(heads * dim)]
+    )
+    expected = plain(tokens, tokens, attention_mask=present[:, None, :])[:, 0]
+
+    layer = InterestHeads(heads, dim=dim, dropout=0.0)
+    layer(tokens, present=present)
+    for variable, weight in (
+        (layer.query_kernel, tf.transpose(query, [1, 0, 2])),
+        (layer.key_kernel, tf.transpose(key, [1, 0, 2])),
+        (layer.value_kernel, tf.transpose(value, [1, 0, 2])),
+        (layer.query_bias, query_bias),
+        (layer.value_bias, value_bias),
+    ):
+        variable.assign(weight)
+    got = layer(tokens, present=present)
+    assert got.shape == [2, heads, dim]
+    np.testing.assert_allclose(got, tf.reshape(expected, got.shape), atol=1e-5)
+
+
+def test_guim_mh_has_one_cls_token_and_a_vector_a_head():
+    encoder = user_encoder(mixture="heads")
+    users, outputs = encode(
+        encoder, np.ones([2, 4, 8]), present=[[True] * 4] * 2, days=[[1] * 4] * 2
+    )
+    assert users.shape == [2, 3, 8]
+    assert outputs.shape == [2, 4, 8]
+    assert encoder.cls_table.shape == [1, 8]
+    assert np.abs(users[:, 0] - users[:, 1]).max() > 1e-4, "each head is its own"
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_padding_changes_nothing_in_guim_mh(norm_first):
+    vectors = np.random.default_rng(0).normal(size=[1, 4, 8])
+    encoder = user_encoder(mixture="heads", norm_first=norm_first)
+    short, _ = encode(encoder, vectors[:, :2], present=[[True, True]], days=[[1, 2]])
+    padded, _ = encode(
+        encoder, vectors, present=[[True, True, False, False]], days=[[1, 2, 77, 88]]
+    )
+    np.testing.assert_allclose(short, padded, atol=1e-6)
+
+
 def test_masking_picks_its_share_of_what_is_present():
     present = tf.concat([tf.ones([1000, 100], tf.bool), tf.zeros([1000, 20], tf.bool)], axis=1)
     masked = choose_masked(present, 0.15, tf.constant([1, 2]))
@@ -194,42 +285,113 @@ def counted(layer) -> int:
     )
 
 
-@pytest.mark.parametrize(("interests", "cls"), [(1, 128), (4, 512)])
-def test_sizes_are_those_of_table_3(interests, cls, batch):
-    rows = TableRows(items=200_000, categories=10_000, words=530_000)
-    model = GUIM(rows, model=ModelConfig(interests=interests))
-    model(batch)
+# Table 3: projection in f_j, table in f_t, table in f_cls, transformer, f_u, f_o, summation.
+TABLE_3 = {
+    "GUIM": {
+        1: (36_864, 46_848, 128, 589_824, 16_384, 16_384, 706_432),
+        2: (36_864, 46_848, 256, 589_824, 16_384, 16_384, 706_560),
+        3: (36_864, 46_848, 384, 589_824, 16_384, 16_384, 706_688),
+        4: (36_864, 46_848, 512, 589_824, 16_384, 16_384, 706_816),
+    },
+    "GUI-EDI": {
+        1: (36_864, 46_848, 128, 589_824, 16_384, 16_384, 706_432),
+        2: (73_728, 93_696, 256, 2_359_296, 65_536, 65_536, 2_658_048),
+        3: (110_592, 140_544, 384, 5_308_416, 147_456, 147_456, 5_854_848),
+        4: (147_456, 187_392, 512, 9_437_184, 262_144, 262_144, 10_296_832),
+    },
+}
+
+
+def family(name: str, vectors: int) -> ModelConfig:
+    """The settings that the README gives."""
+    if name == "GUIM":
+        return ModelConfig(interests=vectors)
+    return ModelConfig(interests=1, embedding_dim=128 * vectors, heads=2 * vectors)
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["GUIM", "GUI-EDI"])
+def test_sizes_are_those_of_table_3(name, vectors):
+    model = GUIM(TableRows(items=32, categories=7, words=25), model=family(name, vectors))
     items, users = model.item_encoder, model.user_encoder
-    assert counted(items.projection) == 36_864
-    assert counted(users.time_embedding) == 46_848
-    assert int(tf.size(users.cls_table)) == cls
-    assert sum(map(counted, users.blocks)) == 589_824
-    assert counted(users.user_projection) == 16_384
-    assert counted(users.item_projection) == 16_384
-    assert counted(items.item_table) == 25_600_000
-    assert counted(items.category_table) == 1_280_000
-    assert counted(items.word_table) == 16_960_000
-    assert counted(users) + counted(items.projection) == 706_432 + cls - 128  # "Summation"
+    sizes = (
+        counted(items.projection),
+        counted(users.time_embedding),
+        int(tf.size(users.cls_table)),
+        sum(map(counted, users.blocks)),
+        counted(users.user_projection),
+        counted(users.item_projection),
+    )
+    assert (*sizes, sum(sizes)) == TABLE_3[name][vectors]
+    assert counted(users) + counted(items.projection) == sum(sizes), "there is nothing else"
+    # footnote 7: the tables of items do not grow with C
+    assert (items.item_table.output_dim, items.category_table.output_dim) == (128, 128)
+    assert items.word_table.output_dim == 32
+
+
+def test_tables_at_full_vocabulary_are_those_of_the_paper():
+    encoder = item_encoder(
+        item_rows=200_000,
+        category_rows=10_000,
+        word_rows=530_000,
+        item_id_dim=128,
+        category_dim=128,
+        word_dim=32,
+    )
+    encoder(one_item(3, 2, [1]))
+    assert counted(encoder.item_table) == 25_600_000
+    assert counted(encoder.category_table) == 1_280_000
+    assert counted(encoder.word_table) == 16_960_000
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
+def test_heads_have_64_dimensions_in_gui_edi_too(vectors):
+    config = family("GUI-EDI", vectors)
+    model = GUIM(TableRows(items=32, categories=7, words=25), model=config)
+    [kernel] = {
+        tuple(v.shape)
+        for v in model.user_encoder.blocks[0].trainable_variables
+        if "query/kernel" in v.name
+    }
+    assert kernel == (128 * vectors, 2 * vectors, 64)
+
+
+def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest():
+    rows = TableRows(items=32, categories=7, words=25)
+    one, heads = (
+        GUIM(rows, model=ModelConfig(interests=interests, mixture=mixture))
+        for interests, mixture in ((1, "tokens"), (4, "heads"))
+    )
+    assert counted(heads.user_encoder.interest_heads) == 4 * 3 * 128 * 128
+    assert counted(heads.user_encoder) == counted(one.user_encoder) + 4 * 3 * 128 * 128
 
 
 @pytest.mark.parametrize(
     ("layer", "call"),
     [
         (
-            TimeEmbedding(7, dim=4),
+            TimeEmbedding(7, dim=4, unit=3600),
             lambda layer: layer(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
         ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
             lambda layer: layer(tf.ones([1, 2, 8]), visible=tf.constant([[[True, True]]])),
         ),
+        (
+            InterestHeads(2, dim=4, dropout=0.0),
+            lambda layer: layer(tf.ones([1, 3, 4]), present=tf.constant([[True, True, False]])),
+        ),
         (item_encoder(), lambda layer: layer(one_item(3, 2, [1]))),
         (
             user_encoder(),
             lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
+        (
+            user_encoder(mixture="heads", time_unit=3600),
+            lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
+        ),
     ],
-    ids=["time", "transformer", "item", "user"],
+    ids=["time", "transformer", "heads", "item", "user", "user-mh"],
 )
 def test_a_layer_comes_back_from_its_configuration(layer, call):
     expected = call(layer)

@@ -15,7 +15,7 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
 from guim_tf.data import history_at, shard_files
 from guim_tf.export import export, main
-from guim_tf.lookup import IdTable
+from guim_tf.lookup import ActionTable, IdTable
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema, write_vocabulary
 
@@ -224,13 +224,30 @@ def test_the_command_prints_its_folders_and_refuses_what_is_no_run(shop_run, tmp
     assert not (tmp_path / "other").exists()
 
 
+def test_an_item_without_a_category_is_encoded_as_it_was_trained(shop_models, live):
+    """Row 1 of the category table, which the pipeline gives it."""
+    encode = tf.saved_model.load(str(latest(shop_models, "item_encoder"))).signatures[
+        "encode_items"
+    ]
+    blank = tf.constant([""])
+    saved = encode(item_id=tf.constant(["new"]), category_id=blank, title=blank)["item_embedding"]
+    one = tf.constant([1], tf.int64)
+    rows = {"item_index": one, "category_index": one, "title_tokens": tf.zeros([1, 0], tf.int64)}
+    np.testing.assert_allclose(saved, live[0].encode_items(rows), atol=1e-5)
+
+
 @pytest.mark.parametrize("ids", [["a", "b"], []])
 def test_ids_to_rows(ids, tmp_path):
     file = tmp_path / "items.tsv"
     write_vocabulary(file, ids, [1] * len(ids))
     rows = IdTable(str(file), size=len(ids))(tf.constant(["b", "", "zzz", "a"]))
-    # 0 padding, 1 unknown, then the vocabulary
-    assert rows.numpy().tolist() == ([3, 0, 1, 2] if ids else [1, 0, 1, 1])
+    # 1 unknown, then the vocabulary; none is unknown too, as where an item has no category
+    assert rows.numpy().tolist() == ([3, 1, 1, 2] if ids else [1, 1, 1, 1])
+
+
+def test_action_types_to_rows():
+    rows = ActionTable(("buy", "click"))(tf.constant([["click", "buy"], ["", "gaze"]]))
+    assert rows.numpy().tolist() == [[3, 2], [1, 1]]  # as the pipeline: none is unknown
 
 
 def test_the_catalogue_encodes_titles_as_the_graph_does(shop_dataset, shop_run):

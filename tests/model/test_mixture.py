@@ -9,6 +9,7 @@ from guim_tf.mixture import (
     mean_pairwise_cosine,
     merge_interests,
     prefer_repeats,
+    rescore,
     search_exact,
     softmax_score,
 )
@@ -165,3 +166,56 @@ def test_without_purchases_nothing_changes():
     )
     for a, b in zip(found, after, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_rescoring_prefers_what_more_interests_like():
+    users = tf.constant([[[1.0, 0.0], [0.0, 1.0]]])
+    items = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, -1.0]], np.float32)
+    found = search_exact(users, tf.constant(items), 3)
+    assert found[0].numpy().tolist() == [[0, 1, 2]]  # cosines 1, .8 and 0
+    rows, scores, interests = rescore(
+        found, users, found_embedding=tf.gather(items, found[0]), sharpness=0.0, k=2
+    )
+    # at 0 both interests weigh the same: (1 + 0) / 2, (.8 + .6) / 2, (0 - 1) / 2
+    assert rows.numpy().tolist() == [[1, 0]]
+    np.testing.assert_allclose(scores, [[0.7, 0.5]], atol=1e-6)
+    assert interests.numpy().tolist() == [[0, 0]], "who fetched an item does not change"
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 3.0, 20.0])
+def test_rescoring_the_whole_catalogue_is_ranking_by_the_softmax_score(sharpness):
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=(6, 3, 8)).astype(np.float32)
+    items = rng.normal(size=(40, 8)).astype(np.float32)
+    found = search_exact(tf.constant(users), tf.constant(items), 40)
+    rows, scores, _ = rescore(
+        found, users, found_embedding=tf.gather(items, found[0]), sharpness=sharpness, k=10
+    )
+    everything = softmax_score(users, items, sharpness=sharpness).numpy()
+    expected = np.argsort(-everything, axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(scores, np.take_along_axis(everything, expected, 1), atol=1e-5)
+    if sharpness:  # what the length of the list relies on
+        below = (max_score(users, items) - everything).numpy()
+        assert (below >= -1e-6).all()
+        assert (below <= np.log(3) / sharpness).all()
+
+
+def test_rescoring_keeps_what_was_added_to_a_score_and_the_holes_of_a_list():
+    users = tf.constant([[[1.0, 0.0], [0.0, 1.0]]])
+    items = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    found = (
+        tf.constant([[1, 0, -1]], tf.int64),
+        tf.constant([[0.6 + 0.25, 1.0, float("-inf")]]),  # .25 for a repeat, by the weaker interest
+        tf.constant([[0, 0, -1]]),
+    )
+    rows, scores, interests = rescore(
+        found,
+        users,
+        found_embedding=tf.gather(items, tf.maximum(found[0], 0)),
+        sharpness=0.0,
+        k=4,
+    )
+    assert rows.numpy().tolist() == [[1, 0, -1, -1]]
+    np.testing.assert_allclose(scores[:, :2], [[0.7 + 0.25, 0.5]], atol=1e-6)
+    assert interests.numpy().tolist() == [[0, 0, -1, -1]]

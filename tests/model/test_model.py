@@ -86,8 +86,10 @@ def test_the_same_seed_trains_the_same_model(batch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_fit_learns_what_users_buy_next(batch):
-    model = small_model(loss=LossConfig(negatives_per_user=None))
+@pytest.mark.parametrize("mixture", ["tokens", "heads"])
+def test_fit_learns_what_users_buy_next(mixture, batch):
+    config = dataclasses.replace(SMALL, mixture=mixture)
+    model = GUIM(ROWS, model=config, loss=LossConfig(negatives_per_user=None))
     model.compile(keras.optimizers.Adam(0.01))
     data = tf.data.Dataset.from_tensors(batch)
     before = model.evaluate(data, verbose=0, return_dict=True)
@@ -96,8 +98,12 @@ def test_fit_learns_what_users_buy_next(batch):
     assert after["matching_loss"] < 0.5 * before["matching_loss"]
 
 
-def test_every_trainable_weight_gets_a_gradient(batch):
-    model = small_model(loss=LossConfig(mask_probability=0.5))
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixture": "heads"}, {"mixture": "heads", "causal": True}, {"actions": True}]
+)
+def test_every_trainable_weight_gets_a_gradient(changes, batch):
+    config = dataclasses.replace(SMALL, **changes)
+    model = GUIM(ROWS, model=config, loss=LossConfig(mask_probability=0.5))
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
     gradients = tape.gradient(loss, model.trainable_variables)
@@ -184,7 +190,27 @@ def test_levers_of_the_tuned_mode_are_off_in_the_papers():
     assert not paper.model.causal
     assert not paper.window.random_cutoffs
     assert not paper.model.norm_first
-    assert paper.model.item_activation == "gelu"
+    assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
+    assert not paper.model.actions
+    assert paper.retrieval.rescore_sharpness is None
+    assert (paper.model.time_unit, paper.model.time_rows) == ("day", 365)
+
+
+def test_an_hour_matters_where_time_is_counted_in_hours(batch):
+    """Two hours more of every event: the same days of age, other hours."""
+    noon = batch["history"]["timestamp"] // 86_400 * 86_400 + 12 * 3600
+    later = [batch | {"history": batch["history"] | {"timestamp": noon + h}} for h in (0, 7200)]
+    for unit, same in (("day", True), ("hour", False)):
+        model = GUIM(ROWS, model=dataclasses.replace(SMALL, time_unit=unit, time_rows=60 * 24))
+        a, b = (model(each).numpy() for each in later)
+        assert (np.abs(a - b).max() < 1e-6) == same, unit
+
+
+def test_the_action_table_has_the_rows_of_the_schema(tiny_schema):
+    schema = dataclasses.replace(tiny_schema, actions=("buy", "cart", "click"))
+    model = GUIM(TableRows.of(schema), model=dataclasses.replace(SMALL, actions=True))
+    assert model.user_encoder.action_table.embeddings.shape == [2 + 3, 16]
+    assert GUIM(TableRows.of(schema), model=SMALL).user_encoder.action_table is None
 
 
 def test_id_dropout_hides_ids_in_training_only(batch):

@@ -214,16 +214,20 @@ def test_the_command_writes_one_build(shop_dataset, shop_models, capsys):
     assert json.loads(capsys.readouterr().out)["recall"] is None
 
 
+def with_retrieval(retrieval, shop_models, shop_dataset, folder) -> pathlib.Path:
+    """The same models, and an exact index with other settings."""
+    models = pathlib.Path(shutil.copytree(shop_models, folder / "models"))
+    file = latest(models, "user_encoder") / "assets.extra" / "config.json"
+    config = dataclasses.replace(load_config(Config, file), retrieval=retrieval)
+    file.write_text(to_json(config))
+    build_index(dataset=shop_dataset, models=models, build="exact")
+    return models
+
+
 def test_a_model_that_prefers_repeats_brings_back_what_was_bought(
     shop_models, shop_dataset, catalogue, tmp_path
 ):
-    models = pathlib.Path(shutil.copytree(shop_models, tmp_path / "models"))
-    file = latest(models, "user_encoder") / "assets.extra" / "config.json"
-    config = dataclasses.replace(
-        load_config(Config, file), retrieval=RetrievalConfig(repeat_weight=5.0)
-    )
-    file.write_text(to_json(config))
-    build_index(dataset=shop_dataset, models=models, build="exact")
+    models = with_retrieval(RetrievalConfig(repeat_weight=5.0), shop_models, shop_dataset, tmp_path)
     plain, preferring = (load(m, "retrieval_exact")["recommend"] for m in (shop_models, models))
     bought = [7, 3, 3, 9]
     ids = [catalogue.item_id[row].encode() for row in bought]
@@ -238,3 +242,44 @@ def test_a_model_that_prefers_repeats_brings_back_what_was_bought(
     np.testing.assert_array_equal(
         preferring(**unseen)["item_id"].numpy(), plain(**unseen)["item_id"].numpy()
     )
+
+
+def test_a_model_that_scores_anew_ranks_by_the_softmax_mixture(
+    shop_models, shop_dataset, catalogue, items, users, tmp_path
+):
+    """Eq. 2 over the whole catalogue, found through a list of 4 k by Eq. 3."""
+    sharpness, k = 20.0, 12
+    settings = RetrievalConfig(rescore_sharpness=sharpness)
+    models = with_retrieval(settings, shop_models, shop_dataset, tmp_path)
+    answer = load(models, "retrieval_exact")["nearest_items_to_user"](
+        user_embedding=tf.constant(users), k=tf.constant(k)
+    )
+    unit = users / np.linalg.norm(users, axis=-1, keepdims=True)
+    cosine = unit @ items.T
+    weights = np.exp(sharpness * cosine)
+    mixture = (weights / weights.sum(axis=1, keepdims=True) * cosine).sum(axis=1)
+    assert answer["score"].shape == (len(users), k)
+    np.testing.assert_allclose(answer["score"], -np.sort(-mixture, axis=1)[:, :k], atol=1e-5)
+    row = {item.encode(): i for i, item in enumerate(catalogue.item_id)}
+    rows = np.array([[row[item] for item in ids] for ids in answer["item_id"].numpy()])
+    assert (rows != by_numpy(users, items, k)[1]).any(), "Eq. 3 must order them otherwise"
+    np.testing.assert_allclose(answer["score"], np.take_along_axis(mixture, rows, 1), atol=1e-5)
+
+
+def test_recommendations_are_scored_anew_too_and_seen_items_stay_away(
+    shop_models, shop_dataset, catalogue, tmp_path
+):
+    settings = RetrievalConfig(rescore_sharpness=0.0)
+    models = with_retrieval(settings, shop_models, shop_dataset, tmp_path)
+    wish = request(catalogue, range(30), k=5, exclude_seen=True)
+    plain, anew = (load(m, "retrieval_exact")["recommend"](**wish) for m in (shop_models, models))
+    [ids] = anew["item_id"].numpy()
+    assert len(set(ids) - {b""}) == 5
+    assert not set(ids) & {catalogue.item_id[row].encode() for row in range(30)}
+    assert (np.diff(anew["score"].numpy()) <= 0).all()
+    assert (anew["score"].numpy() < plain["score"].numpy() + 1e-6).all(), "a mean, not a maximum"
+    count = len(catalogue)
+    everything = load(models, "retrieval_exact")["recommend"](**wish | {"k": tf.constant(count)})
+    [ids] = everything["item_id"].numpy()
+    assert (ids[: count - 30] != b"").all()
+    assert (ids[count - 30 :] == b"").all()

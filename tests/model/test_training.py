@@ -64,6 +64,15 @@ def test_another_configuration_is_refused_and_restart_throws_the_old_run_away(
     assert (result.epochs, result.seed) == (1, 5)
 
 
+def test_action_types_are_refused_where_the_data_set_has_none(shop_dataset, small_config, tmp_path):
+    config = configure(small_config, ["model.actions=true"])
+    with pytest.raises(
+        ConfigError, match=r"ModelConfig\.actions is true.*no action types.*mapping"
+    ):
+        train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 class _Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 

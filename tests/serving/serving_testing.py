@@ -171,10 +171,15 @@ def make_schema(**changes) -> schema.Schema:
     return schema.Schema(**(fields | changes))
 
 
-def write_dataset(folder: pathlib.Path, *, compression: str = "") -> pathlib.Path:
-    """A data set folder as `guim build-dataset` leaves it: dave in the validation split."""
+def write_dataset(
+    folder: pathlib.Path, *, compression: str = "", actions: tuple[str, ...] = ()
+) -> pathlib.Path:
+    """A data set folder as `guim build-dataset` leaves it: dave in the validation split.
+
+    The actions of a user go round: none, then each of `actions`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    make_schema(compression=compression).save(folder)
+    make_schema(compression=compression, actions=actions).save(folder)
     table = {
         "item_id": ITEMS,
         "item_key": [schema.fingerprint64(item) for item in ITEMS],
@@ -195,17 +200,18 @@ def write_dataset(folder: pathlib.Path, *, compression: str = "") -> pathlib.Pat
         path.parent.mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(path), options=compression) as writer:
             for user in users:
-                writer.write(_example(user).SerializeToString())
+                writer.write(_example(user, len(actions)).SerializeToString())
     return folder
 
 
-def _example(user: str) -> tf.train.Example:
+def _example(user: str, actions: int) -> tf.train.Example:
     example = tf.train.Example()
     feature = example.features.feature
     feature["user_id"].bytes_list.value.append(user.encode())
-    for day, item in USERS[user]:
+    for number, (day, item) in enumerate(USERS[user]):
         feature["timestamp"].int64_list.value.append(day * DAY)
         feature["item_key"].int64_list.value.append(schema.fingerprint64(item))
-        for name in ("item_index", "category_index", "action_index", "title_lengths"):
+        feature["action_index"].int64_list.value.append(1 + number % (1 + actions))
+        for name in ("item_index", "category_index", "title_lengths"):
             feature[name].int64_list.value.append(1)
     return example

@@ -57,6 +57,10 @@ class TestHistories:
         packed = write_dataset(tmp_path / "packed", compression="GZIP")
         assert load(packed, "anna", "dave") == load(dataset, "anna", "dave")
 
+    def test_the_type_of_each_event_is_read_where_there_are_types(self, tmp_path):
+        (anna,) = load(write_dataset(tmp_path, actions=("buy", "click")), "anna")
+        assert [event.action for event in anna.events] == ["", "buy", "click"]
+
     def test_random_users_have_a_history_and_depend_on_the_seed_alone(self, dataset):
         draws = {
             seed: frozenset(h.user_id for h in load(dataset, random=2, seed=seed))
@@ -122,6 +126,7 @@ class TestRecommend:
         assert inputs["item_id"].tolist() == [["mug", "cup", "sofa"], ["lamp", "", ""]]
         assert inputs["category_id"].tolist()[1] == ["home", "", ""]
         assert inputs["title"].tolist()[1] == ["Lampe à pied", "", ""]
+        assert inputs["action"].tolist() == [["", "", ""], ["", "", ""]]
         assert inputs["timestamp"].tolist() == [[DAY, 2 * DAY, 99 * DAY], [5 * DAY, 0, 0]]
         assert inputs["as_of"].tolist() == [AS_OF, AS_OF]
         dtypes = {name: inputs[name].dtype for name in ("timestamp", "as_of", "k", "exclude_seen")}
@@ -136,6 +141,16 @@ class TestRecommend:
     def test_an_empty_history_is_one_padded_event(self, dataset):
         inputs = client.recommend_inputs(load(dataset, "cora"), k=1, exclude_seen=False)
         assert inputs["item_id"].tolist() == [[""]]
+
+    def test_the_type_of_each_event_is_sent_with_it(self):
+        events = (Event(Item("mug"), DAY, "click"), Event(Item("mug"), 2 * DAY))
+        inputs = client.recommend_inputs([History("a", AS_OF, events)], k=1, exclude_seen=False)
+        assert inputs["action"].tolist() == [["click", ""]]
+
+    def test_a_signature_says_what_it_takes(self, channel):
+        inputs = client.signature_inputs(channel, "retrieval", "nearest_items", version=2)
+        assert inputs == {"item_embedding", "k"}
+        assert client.signature_inputs(channel, "retrieval", "no such") == set()
 
     def test_answers_of_the_server(self, dataset, channel):
         """anna: kitchen first (interest 0: 20 - place/2), home last (interest 1: 10 - place/2)."""
@@ -195,6 +210,14 @@ class TestShow:
             "3 x (not in this data set) 1.000",
             "interest 0 2 lamp Lamp 1.500",
         ]
+
+    def test_actions_are_shown_where_there_are_some(self):
+        events = (Event(Item("cup", "", "Tea cup"), DAY, "click"), Event(Item("mug"), 2 * DAY))
+        console = Console(file=io.StringIO(), width=100)
+        display.show(console, History("anna", AS_OF, events), (), {})
+        lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+        assert lines[2:5] == ["date action item title", "1970-01-03 00:00 mug", lines[4]]
+        assert lines[4] == "1970-01-02 00:00 click cup Tea cup"
 
 
 class TestMain:

@@ -1,0 +1,64 @@
+"""GUIM-MH: a user's vectors as the heads of one more attention layer (section 4.3.2)."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from guim_tf.keras_compat import keras, register
+
+
+@register
+class InterestHeads(keras.layers.Layer):
+    """Self-attention at the first token, whose heads are full vectors and are not mixed.
+
+    Each head has d x d projections for query, key and value. Only the first token asks, so the key
+    projection moves to the query, and values are projected after they were averaged: the same
+    numbers for the work of one token, not of all.
+
+    Args:
+      heads: H, the number of vectors.
+      dim: size of a vector, d, and of each head.
+      dropout: rate on the attention weights.
+    """
+
+    def __init__(self, heads: int, *, dim: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.dim = dim
+        self.dropout = dropout
+        self.weight_dropout = keras.layers.Dropout(dropout)
+
+    def build(self, input_shape: Any) -> None:
+        def kernel(name: str) -> tf.Variable:
+            return self.add_weight(
+                name=f"{name}_kernel",
+                shape=[self.heads, self.dim, self.dim],
+                initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            )
+
+        def bias(name: str) -> tf.Variable:
+            return self.add_weight(
+                name=f"{name}_bias", shape=[self.heads, self.dim], initializer="zeros"
+            )
+
+        self.query_kernel, self.query_bias = kernel("query"), bias("query")
+        self.key_kernel = kernel("key")  # its bias would add the same to all logits of a head
+        self.value_kernel, self.value_bias = kernel("value"), bias("value")
+        super().build(input_shape)
+
+    def call(self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`[B, S, d]` and `[B, S]` bool (False for padding) -> `[B, H, d]`."""
+        query = tf.einsum("bd,hde->bhe", tokens[:, 0], self.query_kernel) + self.query_bias
+        query = tf.einsum("bhe,hde->bhd", query, self.key_kernel)
+        logits = tf.einsum("bhd,bsd->bhs", query, tokens) * self.dim**-0.5
+        logits = tf.where(present[:, None, :], logits, logits.dtype.min)
+        weights = self.weight_dropout(tf.nn.softmax(logits), training=training)
+        mixed = tf.einsum("bhs,bsd->bhd", weights, tokens)
+        return tf.einsum("bhd,hde->bhe", mixed, self.value_kernel) + self.value_bias
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "heads": self.heads,
+            "dim": self.dim,
+            "dropout": self.dropout,
+        }
