@@ -18,6 +18,7 @@ from guim_tf.data import (
     serialized_batches,
     training_cutoff,
 )
+from guim_tf.divergence import StopWhenDiverged
 from guim_tf.interrupt import Interruptible
 from guim_tf.keras_compat import keras
 from guim_tf.optimizers import build_optimizer
@@ -79,6 +80,7 @@ def train(
     Raises:
       DatasetError, SchemaError: the data set is damaged, or has no user to learn from.
       ConfigError: the run folder belongs to another configuration or data set.
+      DivergedError: the loss or a weight became NaN or infinite.
     """
     run = pathlib.Path(run)
     schema = Schema.load(dataset)
@@ -99,7 +101,11 @@ def train(
     state = RunState(run, model, patience=config.training.patience)
     done = state.resume()
     callbacks = [ValidationRecall(validation)] if validation.users else []
-    callbacks += [state, keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)]
+    callbacks += [
+        StopWhenDiverged(),
+        state,
+        keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
+    ]
     if not state.stopped:
         with Interruptible() as interruptible:
             model.fit(

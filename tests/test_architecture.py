@@ -30,6 +30,7 @@ LAYERS = (
         "artifacts",
         "optimizers",
         "interrupt",
+        "divergence",
     ),
     ("item_encoder", "user_encoder", "losses", "data"),
     ("model",),

@@ -15,7 +15,10 @@ import tensorflow as tf
 
 from guim_tf import runs
 from guim_tf.config import Config, ConfigError, RetrievalConfig, load, to_json
-from guim_tf.data import training_cutoff
+from guim_tf.data import load_dataset, training_cutoff
+from guim_tf.divergence import DivergedError
+from guim_tf.keras_compat import keras
+from guim_tf.model import GUIM
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DatasetError, Schema, SchemaError
 from guim_tf.training import configure, main, train
@@ -182,6 +185,63 @@ def test_a_repeat_weight_of_null_is_chosen_on_the_validation_users(
     assert result.repeat_weight == validation.best_repeat_weight(model)
     # the shop's users buy again what they like: an untrained model must lean on that
     assert result.repeat_weight > 0
+
+
+def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
+    shop_dataset, small_config, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(
+        small_config, training=dataclasses.replace(small_config.training, epochs=3)
+    )
+    once = GUIM.train_step
+    steps = []
+
+    def poisoned(model, inputs):
+        """After the first epoch a table row becomes infinite, as after too large a step."""
+        result = once(model, inputs)
+        if int(model.optimizer.iterations) == steps[0] + 1:
+            model.user_encoder.cls_table.assign_add(
+                tf.fill(model.user_encoder.cls_table.shape, float("inf"))
+            )
+        return result
+
+    monkeypatch.setattr(GUIM, "train_step", poisoned)
+    compile_model = GUIM.compile
+    monkeypatch.setattr(
+        GUIM, "compile", lambda self, **options: compile_model(self, run_eagerly=True, **options)
+    )
+    steps.append(
+        sum(
+            1
+            for _ in load_dataset(
+                shop_dataset, window=config.window, batch_size=config.training.batch_size
+            )
+        )
+    )
+    with pytest.raises(DivergedError) as error:
+        train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    assert f"diverged at step {steps[0] + 2}, learning rate 0." in str(error.value)
+    assert "the loss is nan" in str(error.value)
+    assert [line["epoch"] for line in read_history(tmp_path / "run")] == [1]
+    kept, *_ = load_run(tmp_path / "run")
+    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
+
+
+def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(
+    shop_dataset, small_config, tmp_path, monkeypatch
+):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.user_encoder.cls_table.assign_add(
+                tf.fill(self.model.user_encoder.cls_table.shape, float("nan"))
+            )
+
+    monkeypatch.setattr("guim_tf.training.ValidationRecall", lambda validation: Poison())
+    with pytest.raises(DivergedError, match=r"cls_table.* holds NaN or infinity"):
+        train(dataset=shop_dataset, run=tmp_path / "run", config=small_config, progress=False)
+    assert read_history(tmp_path / "run") == []
+    with pytest.raises(ConfigError, match="no trained weights"):
+        load_run(tmp_path / "run")
 
 
 def test_too_few_users_are_an_error_with_the_remedy(shop_dataset, small_config, tmp_path):

@@ -1,0 +1,38 @@
+"""Training that runs into NaN or infinity stops, before anything of it is kept."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from guim_tf.keras_compat import keras
+
+
+class DivergedError(ValueError):
+    """A loss or a weight is no longer a finite number."""
+
+
+class StopWhenDiverged(keras.callbacks.Callback):
+    """Raises `DivergedError` with the step and the learning rate.
+
+    To stand before the callback that saves: a checkpoint then holds finite weights.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        if not np.isfinite(logs["loss"]):
+            raise self._error(f"the loss is {logs['loss']}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        for weight in self.model.trainable_variables:  # the last step of an epoch has no next loss
+            if not np.isfinite(tf.reduce_sum(weight)):
+                raise self._error(f"the weight {weight.name} holds NaN or infinity")
+
+    def _error(self, what: str) -> DivergedError:
+        optimizer = self.model.optimizer
+        step = int(optimizer.iterations)
+        rate = float(tf.convert_to_tensor(optimizer.learning_rate))
+        return DivergedError(
+            f"training diverged at step {step}, learning rate {rate:.3g}: {what}. The run keeps "
+            "the state of the last epoch before. Train anew with a lower training.learning_rate."
+        )
