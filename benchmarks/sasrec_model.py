@@ -65,6 +65,11 @@ class BestEpoch(lightning.Callback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: SoftmaxOnEvents) -> None:
+        if RECALL not in trainer.callback_metrics:
+            raise BaselineError(
+                "No event that was held out is of an item and a user that were trained on. "
+                "Raise --validation-users, or bring more events."
+            )
         loss, recall = (float(trainer.callback_metrics[x]) for x in ("train_loss", RECALL))
         self.epochs += 1
         if not math.isfinite(loss):
@@ -150,6 +155,10 @@ def fit(events: pa.Table, history: pa.Table, settings: Settings) -> Fitted:
     Raises:
       BaselineError: training diverged, or nobody has enough events to learn from.
     """
+    if max(np.unique(events["user_id"].to_numpy(), return_counts=True)[1]) < 3:
+        raise BaselineError(
+            "No user has three events, two to learn from and one to hold out. Bring more events."
+        )
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|rectools|pydantic")
     if settings.threads:

@@ -123,6 +123,16 @@ def test_users_of_other_items_and_unknown_users_have_no_vector(events):
     assert users.shape == (1, 16)
 
 
+def test_too_few_events_are_answered_with_what_is_missing(events):
+    with pytest.raises(BaselineError, match="three events"):
+        sasrec_model.fit(events.slice(0, 2), events, SETTINGS)  # u0 has two
+    strange = pa.table(
+        {"user_id": ["a"] * 3, "item_id": ["i0", "i1", "once"], "timestamp": [DAY] * 3}
+    )
+    with pytest.raises(BaselineError, match="held out"):
+        sasrec_model.fit(strange, strange, SETTINGS)
+
+
 class Trainer:
     """What the callback sees of a trainer."""
 
