@@ -163,7 +163,7 @@ def fit(events: pa.Table, history: pa.Table, settings: Settings) -> Fitted:
     warnings.filterwarnings("ignore", module="pytorch_lightning|rectools|pydantic")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    torch.set_flush_denormal(True)  # probabilities near 0 made the softmax gradient 20 times slower
+    torch.set_flush_denormal(True)  # probabilities near 0 slow the softmax gradient several times
     lightning.seed_everything(settings.seed, verbose=False)
     dataset = interactions(events)
     model = make_model(settings, users=dataset.user_id_map.size)

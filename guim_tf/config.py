@@ -226,9 +226,12 @@ class WindowConfig:
     random_cutoffs: bool = False
     # A random T so many days older is half as likely: recent habits weigh more. Null: all alike.
     cutoff_half_life_days: int | None = None
+    # With random ones: so many moments a user and pass, learned from in one go. The later ones are
+    # T's own history; their targets are, too. Needs a causal model.
+    cutoffs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("history_days", "target_days", "max_length", "max_targets"):
+        for name in ("history_days", "target_days", "max_length", "max_targets", "cutoffs"):
             _check(getattr(self, name) >= 1, self, name, "a positive number")
 
 
@@ -292,6 +295,13 @@ class Config:
     window: WindowConfig = WindowConfig()
     training: TrainingConfig = TrainingConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+
+    def __post_init__(self) -> None:
+        if self.window.cutoffs > 1 and not (self.model.causal and self.window.random_cutoffs):
+            raise ConfigError(
+                f"WindowConfig.cutoffs is {self.window.cutoffs}: more than one a user need "
+                "model.causal and window.random_cutoffs, so that an event knows no later one."
+            )
 
     @classmethod
     def paper(cls) -> "Config":

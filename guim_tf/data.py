@@ -179,6 +179,32 @@ def draw_cutoffs(
     return tf.gather(candidates, tf.argmax(logit, axis=1), batch_dims=1)
 
 
+def earlier_cutoffs(history: Events, config: WindowConfig, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    """More cut-offs T_g of each user, at moments of his history after its first.
+
+    Args:
+      history: events `[B, N]` before T.
+      config: how many, and what their targets are.
+      seed: `[2]` int, of `tf.random.stateless_uniform`.
+
+    Returns:
+      as_of: `[B, G]` int64 seconds, different from each other; 0 where a history has too few
+      moments. targets: `[B, G, N]` bool, the first events of `[T_g, T_g + D2)`.
+    """
+    times = history[names.TIMESTAMP]
+    present = history[names.ITEM_INDEX] != names.PADDING_ROW
+    before = tf.concat([times[:, :1], times[:, :-1]], axis=1)
+    score = tf.random.stateless_uniform(tf.shape(times), seed, minval=1e-6)
+    score = tf.where(present & (times != before), score, 0.0)
+    best, place = tf.math.top_k(score, tf.minimum(config.cutoffs - 1, tf.shape(times)[1]))
+    as_of = tf.where(best > 0, tf.gather(times, place, batch_dims=1), 0)
+    end = as_of + config.target_days * names.DAY
+    inside = (times[:, None, :] >= as_of[:, :, None]) & (times[:, None, :] < end[:, :, None])
+    inside &= present[:, None, :] & (as_of > 0)[:, :, None]
+    nth = tf.math.cumsum(tf.cast(inside, tf.int32), axis=2)
+    return {"as_of": as_of, "targets": inside & (nth <= config.max_targets)}
+
+
 def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> tf.Tensor:
     """Whether one user has an event on each side of T (section 4.1): a record -> bool scalar."""
     feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
@@ -233,6 +259,12 @@ def cut_batches(
             fixed = tf.constant(training_cutoff(schema, config), tf.int64)
             cutoff = tf.fill([tf.shape(serialized)[0]], fixed)
         batch = cut_at(sequences, cutoff, schema, config)
+        if config.cutoffs > 1:
+            batch["earlier"] = earlier_cutoffs(
+                batch["history"],
+                config,
+                tf.stack([number, 2]),  # type: ignore[arg-type]
+            )
         if catalogue is not None and catalogue_negatives:
             items = tf.shape(catalogue[names.ITEM_KEY], out_type=tf.int64)[0]
             rows = tf.random.stateless_uniform(
@@ -289,7 +321,7 @@ def load_dataset(
     if split == names.TRAIN:
         batches = serialized_batches(folder, schema, window, batch_size=batch_size, seed=seed)
     else:
-        window = dataclasses.replace(window, random_cutoffs=False)
+        window = dataclasses.replace(window, random_cutoffs=False, cutoffs=1)
         batches = load_records(folder, split, schema, window).batch(batch_size)
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return cut_batches(

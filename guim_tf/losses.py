@@ -1,9 +1,14 @@
 """InfoNCE against the other users of the batch (Eq. 4), on TFRS's Retrieval task."""
 
+import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
+
+from guim_tf.batch_items import distinct
+
+_POSITIVES_AT_ONCE = 1024
 
 
 class BatchItems(NamedTuple):
@@ -19,78 +24,91 @@ class BatchItems(NamedTuple):
     key: tf.Tensor
     probability: tf.Tensor
 
-
-def retrieval_task(alpha: float) -> tfrs.tasks.Retrieval:
-    """The softmax of Eq. 4 over scores of Eq. 3: a sum over positives, accidental hits removed."""
-    return tfrs.tasks.Retrieval(temperature=1.0 / alpha, remove_accidental_hits=True)
+    def take(self, index: tf.Tensor) -> "BatchItems":
+        return BatchItems(*(tf.gather(field, index) for field in self))
 
 
-def info_nce(
-    task: tfrs.tasks.Retrieval,
-    queries: tf.Tensor,
-    items: BatchItems,
-    positive: tf.Tensor,
-    *,
-    negatives_per_user: int | None,
-    logq: bool,
-    seed: tf.Tensor,
-) -> tf.Tensor:
-    """Sum over the positives of -log p(positive | query), Eq. 4.
+@dataclasses.dataclass(frozen=True)
+class InfoNCE:
+    """The softmax of Eq. 4 over scores of Eq. 3: a sum over positives, accidental hits removed.
 
-    Args:
-      task: see `retrieval_task`.
-      queries: `[P, C, d]` or `[P, d]`, one a positive, in the order of `items`.
-      items: all events of the batch.
-      positive: `[E]` bool, which of them are positives; P are.
+    Attributes:
+      alpha: scale of the cosines.
       negatives_per_user: how many items of each other user are drawn as negatives for each
         positive, with replacement; None takes every item of the batch that the positive's user has
         not, once.
       logq: whether scores are corrected for how often an item comes up as a candidate, so that a
         popular negative weighs less.
-      seed: `[2]` int, for the draw.
-
-    Returns:
-      A float scalar; 0 when there is no positive.
     """
-    positives = _take(items, tf.where(positive)[:, 0])
-    if negatives_per_user is None:
-        others, negative = distinct_negatives(positives.owner, items)
-    else:
-        others = items
-        negative = draw_negatives(positives.owner, items.owner, negatives_per_user, seed)
-    candidates = BatchItems(
-        *(tf.concat(pair, axis=0) for pair in zip(positives, others, strict=True))
-    )
-    own = tf.eye(tf.shape(queries)[0], dtype=tf.bool)
-    return task(
-        tf.math.l2_normalize(queries, axis=-1),
-        tf.math.l2_normalize(candidates.vector, axis=-1),
-        candidate_sampling_probability=candidates.probability if logq else None,
-        candidate_ids=candidates.key,
-        score_mask=tf.concat([own, negative], axis=1),
-        compute_metrics=False,
-    )
+
+    alpha: float
+    negatives_per_user: int | None
+    logq: bool
+
+    def __call__(
+        self, queries: tf.Tensor, positive: tf.Tensor, items: BatchItems, *, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Sum over the positives of -log p(positive | query).
+
+        Args:
+          queries: `[P, C, d]` or `[P, d]`, one a positive.
+          positive: `[P]` int, which event each is for.
+          items: all events of the batch.
+          seed: `[2]` int, for the draw.
+
+        Returns:
+          A float scalar; 0 when there is no positive.
+        """
+        task = tfrs.tasks.Retrieval(temperature=1.0 / self.alpha, remove_accidental_hits=True)
+        queries = tf.math.l2_normalize(queries, axis=-1)
+        items = items._replace(vector=tf.math.l2_normalize(items.vector, axis=-1))
+        others, has = items, None
+        if self.negatives_per_user is None:
+            first, which = distinct(items.key)
+            others, has = items.take(first), ownership(items.owner, which, tf.shape(first)[0])
+
+        def some(part: tf.Tensor) -> tf.Tensor:
+            """The task's candidates begin with the positives: in parts they are fewer."""
+            here = slice(part * _POSITIVES_AT_ONCE, (part + 1) * _POSITIVES_AT_ONCE)
+            positives = items.take(positive[here])
+            if has is None:
+                negative = draw_negatives(
+                    positives.owner,
+                    items.owner,
+                    self.negatives_per_user or 1,
+                    seed + tf.cast(part, seed.dtype),
+                )
+            else:
+                negative = ~tf.gather(has, positives.owner)
+            own = tf.eye(tf.shape(positives.owner)[0], dtype=tf.bool)
+            pairs = zip(positives, others, strict=True)
+            candidates = BatchItems(*(tf.concat(pair, axis=0) for pair in pairs))
+            return task(
+                queries[here],
+                candidates.vector,
+                candidate_sampling_probability=candidates.probability if self.logq else None,
+                candidate_ids=candidates.key,
+                score_mask=tf.concat([own, negative], axis=1),
+                compute_metrics=False,
+            )
+
+        parts = -(-tf.shape(positive)[0] // _POSITIVES_AT_ONCE)
+        return tf.reduce_sum(
+            tf.map_fn(some, tf.range(parts), fn_output_signature=tf.float32), axis=0
+        )
 
 
-def distinct_negatives(owner: tf.Tensor, items: BatchItems) -> tuple[BatchItems, tf.Tensor]:
-    """Each item of the batch once, as a negative of the users who do not have it.
+def ownership(owner: tf.Tensor, which: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Whether each user has each item: `[users, X]` bool.
 
     Args:
-      owner: `[P]` int32, whose each positive is.
-      items: all events of the batch.
-
-    Returns:
-      The X distinct items, and `[P, X]` bool.
+      owner: `[E]` int32, whose each event is.
+      which: `[E]` int32, which of the X items.
+      count: X.
     """
-    keys, which = tf.unique(items.key)
-    distinct = tf.shape(keys)[0]
-    first = tf.math.unsorted_segment_min(tf.range(tf.shape(which)[0]), which, distinct)
-    has = tf.scatter_nd(
-        tf.stack([items.owner, which], axis=1),
-        tf.ones_like(which),
-        tf.stack([tf.reduce_max(items.owner) + 1, distinct]),
-    )
-    return _take(items, first), tf.gather(has == 0, owner)
+    users = tf.reduce_max(owner, axis=0) + 1
+    index = tf.stack([owner, which], axis=1)
+    return tf.scatter_nd(index, tf.ones_like(which), tf.stack([users, count])) > 0
 
 
 def draw_negatives(
@@ -123,7 +141,3 @@ def draw_negatives(
         index, tf.ones([tf.shape(index)[0]], tf.int32), [positives, tf.shape(candidate_owner)[0]]
     )
     return drawn > 0
-
-
-def _take(items: BatchItems, index: tf.Tensor) -> BatchItems:
-    return BatchItems(*(tf.gather(field, index) for field in items))

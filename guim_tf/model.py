@@ -1,7 +1,6 @@
 """GUIM: both encoders and both losses as one Keras model for `model.fit`."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,14 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
+from guim_tf.batch_items import BatchEvents, collect, present_events
 from guim_tf.config import LossConfig, ModelConfig, from_dict
 from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
-from guim_tf.losses import BatchItems, info_nce, retrieval_task
-from guim_tf.masking import choose_masked, drop_ids
+from guim_tf.length_groups import encode_by_length
+from guim_tf.losses import BatchItems, InfoNCE
+from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
 from guim_tf.schema import Schema
 from guim_tf.user_encoder import UserEncoder
@@ -32,14 +33,6 @@ class TableRows:
     @classmethod
     def of(cls, schema: Schema) -> "TableRows":
         return cls(schema.item_rows, schema.category_rows, schema.word_rows, schema.action_rows)
-
-
-_LENGTH_GROUPS = 4
-
-
-def present_events(events: Events) -> tf.Tensor:
-    """Which events are real: `[B, N]` bool, False for padding."""
-    return events[names.ITEM_INDEX] != names.PADDING_ROW
 
 
 @register
@@ -107,7 +100,7 @@ class GUIM(tfrs.Model):
         )
         if sampling_probability is not None:
             self.sampling_probability.assign(sampling_probability)
-        self.task = retrieval_task(loss.alpha)
+        self.info_nce = InfoNCE(loss.alpha, loss.negatives_per_user, loss.logq)
         self.generator = tf.random.Generator.from_seed(seed, alg="philox")
         self.mean_loss = keras.metrics.Mean(name="loss")
         self.matching_loss = keras.metrics.Mean(name="matching_loss")
@@ -144,90 +137,60 @@ class GUIM(tfrs.Model):
             **options,
         )
 
-    def _encode_by_length(
-        self,
-        history: Events,
-        as_of: tf.Tensor,
-        items: tf.Tensor,
-        *,
-        masked: tf.Tensor,
-        training: bool,
-    ) -> tf.Tensor:
-        """`_encode_history` of groups of users of like length, each as wide as its longest.
-
-        Histories differ in length by orders of magnitude: in one go most of the work is padding.
-        """
-        present = present_events(history)
-        lengths = tf.math.count_nonzero(present, axis=1, dtype=tf.int32)
-        order = tf.argsort(lengths, stable=True)
-        users, outputs = [], []
-        width = tf.shape(present)[1]
-        for group in range(_LENGTH_GROUPS):
-            count = tf.shape(order)[0]
-            some = order[count * group // _LENGTH_GROUPS : count * (group + 1) // _LENGTH_GROUPS]
-            longest = tf.maximum(tf.reduce_max(tf.gather(lengths, some)), 1)
-
-            def cut(x: tf.Tensor) -> tf.Tensor:
-                return tf.gather(x, some)[:, :longest]  # noqa: B023
-
-            vectors, positions = self.user_encoder(
-                cut(items),
-                timestamp=cut(history[names.TIMESTAMP]),
-                as_of=tf.gather(as_of, some),
-                present=cut(present),
-                masked=cut(masked),
-                action=cut(history[names.ACTION_INDEX]) if self.model_config.actions else None,
-                training=training,
-            )
-            users.append(vectors)
-            outputs.append(tf.pad(positions, [[0, 0], [0, width - longest], [0, 0]]))
-        back = tf.argsort(order)
-        return tf.gather(tf.concat(users, 0), back), tf.gather(tf.concat(outputs, 0), back)
-
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
-        """The sum of both losses over the batch (section 3.3), divided by its number of users."""
+        """The sum of the losses over the batch (section 3.3), divided by its number of users."""
         history, targets = inputs["history"], inputs["targets"]
-        parts = [history, targets, *([inputs["negatives"]] if "negatives" in inputs else [])]
+        in_history, in_targets = present_events(history), present_events(targets)
         seeds = self._seeds(training)
-        in_history, in_targets, *_ = present = [present_events(part) for part in parts]
         masked = choose_masked(in_history, self.loss_config.mask_probability, seeds[0])
-        vectors = self._encode_each_once(parts, seeds[3], training=training)
-        users, outputs = self._encode_by_length(
-            history, inputs["as_of"], vectors[0], masked=masked, training=training
+        events = collect(history, targets, inputs.get("negatives"))
+        vectors = events.encode(
+            self.item_encoder,
+            id_dropout=self.loss_config.id_dropout if training else 0.0,
+            seed=seeds[3],
         )
-        items = self._batch_items(parts, vectors, present)
-
-        def total(queries: tf.Tensor, marked: list[tf.Tensor | None], seed: tf.Tensor) -> tf.Tensor:
-            """The loss of queries for the marked events: of the history, of the targets."""
-            positive = [
-                tf.zeros_like(where)[where] if mark is None else mark[where]
-                for mark, where in zip([*marked, None], present, strict=False)
-            ]
-            return info_nce(
-                self.task,
-                queries,
-                items,
-                tf.concat(positive, axis=0),
-                negatives_per_user=self.loss_config.negatives_per_user,
-                logq=self.loss_config.logq,
-                seed=seed,
-            )
-
-        owner = tf.where(in_targets)[:, 0]
-        matching = total(tf.gather(users, owner), [None, in_targets], seeds[1])
-        mlm = total(outputs[masked], [masked, None], seeds[2])
-        loss = matching + mlm + self._crowding(users, in_targets)
-        self._observe(self.matching_loss, matching, in_targets)
-        self._observe(self.mlm_loss, mlm, masked)
+        earlier = inputs.get("earlier")
+        users, outputs = encode_by_length(
+            self.user_encoder,
+            tf.gather(vectors, events.history),
+            present=in_history,
+            as_of=inputs["as_of"],
+            earlier=None if earlier is None else earlier["as_of"],
+            timestamp=history[names.TIMESTAMP],
+            masked=masked,
+            action=history[names.ACTION_INDEX] if self.model_config.actions else None,
+            training=training,
+        )
+        items = self._candidates(events, vectors)
+        queries = [tf.gather(users, tf.where(in_targets)[:, 0])]
+        positives = [events.targets[in_targets]]
+        if earlier is not None:
+            queries[0] = queries[0][:, 0]
+            where = tf.where(earlier["targets"])  # user, cut-off, event
+            queries.append(tf.gather_nd(users[:, 1:], where[:, :2]))
+            positives.append(tf.gather_nd(events.history, tf.gather(where, [0, 2], axis=1)))
+        queries = tf.concat(queries, axis=0)
+        matching = self._info_nce(
+            self.matching_loss, queries, tf.concat(positives, axis=0), items, seeds[1]
+        )
+        mlm = self._info_nce(
+            self.mlm_loss, outputs[masked], events.history[masked], items, seeds[2]
+        )
+        loss = matching + mlm
         if self.loss_config.next_item:
             follows = in_history[:, 1:] & ~masked[:, :-1]
-            following = total(
-                outputs[:, :-1][follows], [tf.pad(follows, [[0, 0], [1, 0]]), None], seeds[4]
+            loss += self.loss_config.next_item * self._info_nce(
+                self.next_item_loss,
+                outputs[:, :-1][follows],
+                events.history[:, 1:][follows],
+                items,
+                seeds[4],
             )
-            loss += self.loss_config.next_item * following
-            self._observe(self.next_item_loss, following, follows)
+        if self.loss_config.diversity:  # once a target, as the matching loss
+            crowding = tf.reduce_sum(mean_pairwise_cosine(queries, power=2))
+            loss += self.loss_config.diversity * crowding
         loss /= tf.cast(tf.shape(users)[0], loss.dtype)
-        self.interest_cosine.update_state(mean_pairwise_cosine(users))
+        self.interest_cosine.update_state(mean_pairwise_cosine(queries))
         self.mean_loss.update_state(loss)
         return loss
 
@@ -239,86 +202,38 @@ class GUIM(tfrs.Model):
         super().test_step(inputs)
         return self.get_metrics_result()
 
-    def _encode_each_once(
-        self, parts: list[Events], seed: tf.Tensor, *, training: bool
-    ) -> list[tf.Tensor]:
-        """Vectors `[..., d]` of the items of each part; the encoder sees each distinct one once."""
-        shapes = [tf.shape(part[names.ITEM_KEY]) for part in parts]
-        sizes = [tf.reduce_prod(shape) for shape in shapes]
-        width = functools.reduce(
-            tf.maximum, [tf.shape(part[names.TITLE_TOKENS])[-1] for part in parts]
-        )
-
-        def titles(tokens: tf.Tensor) -> tf.Tensor:
-            have = tf.shape(tokens)[-1]
-            return tf.pad(tf.reshape(tokens, [-1, have]), [[0, 0], [0, width - have]])
-
-        keys, which = tf.unique(tf.concat([tf.reshape(p[names.ITEM_KEY], [-1]) for p in parts], 0))
-        first = tf.math.unsorted_segment_min(tf.range(tf.shape(which)[0]), which, tf.shape(keys)[0])
-        items = {
-            name: tf.gather(tf.concat([tf.reshape(p[name], [-1]) for p in parts], 0), first)
-            for name in (names.ITEM_INDEX, names.CATEGORY_INDEX)
-        }
-        items[names.TITLE_TOKENS] = tf.gather(
-            tf.concat([titles(p[names.TITLE_TOKENS]) for p in parts], 0), first
-        )
-        if training and self.loss_config.id_dropout:
-            items[names.ITEM_INDEX] = drop_ids(
-                items[names.ITEM_INDEX], self.loss_config.id_dropout, seed
-            )
-        vectors = tf.gather(self.item_encoder(items), which)
-        return [
-            tf.reshape(part, tf.concat([shape, [self.model_config.embedding_dim]], 0))
-            for part, shape in zip(tf.split(vectors, sizes), shapes, strict=True)
-        ]
-
-    def _crowding(self, users: tf.Tensor, in_targets: tf.Tensor) -> tf.Tensor:
-        """The penalty on interests that are alike, once a target: a scalar."""
-        if not self.loss_config.diversity:
-            return tf.constant(0.0)
-        targets = tf.math.count_nonzero(in_targets, axis=1, dtype=tf.float32)
-        return self.loss_config.diversity * tf.reduce_sum(
-            targets * mean_pairwise_cosine(users, power=2)
-        )
-
     def _seeds(self, training: bool) -> tf.Tensor:
         """`[5, 2]` seeds: new ones each training step, the same ones for every validation batch."""
         if not training:
             return tf.constant([[self.seed, i] for i in range(5)], tf.int64)
         return self.generator.uniform([5, 2], minval=None, maxval=None, dtype=tf.int64)
 
-    def _batch_items(
-        self, events: list[Events], vectors: list[tf.Tensor], present: list[tf.Tensor]
-    ) -> BatchItems:
-        def flat(values: list[tf.Tensor]) -> tf.Tensor:
-            return tf.concat(
-                [value[mask] for value, mask in zip(values, present, strict=True)], axis=0
-            )
-
-        users = tf.shape(present[0])[0]
-        owners = [tf.cast(tf.where(mask)[:, 0], tf.int32) for mask in present[:2]]
-        owners += [tf.fill([tf.shape(mask)[0]], users) for mask in present[2:]]
-        probability = tf.gather(
-            self.sampling_probability, flat([e[names.ITEM_INDEX] for e in events])
-        )
+    def _candidates(self, events: BatchEvents, vectors: tf.Tensor) -> BatchItems:
+        probability = tf.gather(self.sampling_probability, events.features[names.ITEM_INDEX])
         if self.loss_config.negatives_per_user is None:
-            drawn = tf.cast(sum(tf.shape(owner)[0] for owner in owners[:2]), tf.float32)
-            absent = drawn * tf.math.log1p(-probability)
-            for owner in owners[2:]:
-                uniform = tf.cast(tf.shape(owner)[0], tf.float32)
-                absent += uniform * tf.math.log1p(-1.0 / self.rows.items)
+            # Each item once: how likely is it among so many draws from users, and from anywhere?
+            anywhere = tf.math.count_nonzero(
+                events.owner == tf.shape(events.history)[0], dtype=tf.float32
+            )
+            of_users = tf.cast(tf.shape(events.owner)[0], tf.float32) - anywhere
+            absent = of_users * tf.math.log1p(-probability)
+            absent += anywhere * tf.math.log1p(-1.0 / self.rows.items)
             probability = -tf.math.expm1(absent)
-        return BatchItems(
-            vector=flat(vectors),
-            owner=tf.concat(owners, axis=0),
-            key=flat([e[names.ITEM_KEY] for e in events]),
-            probability=probability,
-        )
+        return BatchItems(vectors, events.owner, events.features[names.ITEM_KEY], probability)
 
-    @staticmethod
-    def _observe(metric: keras.metrics.Mean, total: tf.Tensor, positive: tf.Tensor) -> None:
-        count = tf.math.count_nonzero(positive, dtype=total.dtype)
+    def _info_nce(
+        self,
+        metric: keras.metrics.Mean,
+        queries: tf.Tensor,
+        positive: tf.Tensor,
+        items: BatchItems,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """A loss, and its mean over the positives into `metric`."""
+        total = self.info_nce(queries, positive, items, seed=seed)
+        count = tf.cast(tf.shape(positive)[0], total.dtype)
         metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
+        return total
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables; called by the constructor, for they depend on no batch."""

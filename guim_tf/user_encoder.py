@@ -58,6 +58,7 @@ class UserEncoder(keras.layers.Layer):
             "time_unit": time_unit,
             "causal": causal,
         }
+        self.interests = interests
         self.cls_tokens = 1 if mixture == "heads" else interests
         self.dim = dim
         self.causal = causal
@@ -113,6 +114,7 @@ class UserEncoder(keras.layers.Layer):
         timestamp: tf.Tensor,
         as_of: tf.Tensor,
         present: tf.Tensor,
+        earlier: tf.Tensor | None = None,
         masked: tf.Tensor | None = None,
         action: tf.Tensor | None = None,
         training: bool = False,
@@ -124,12 +126,16 @@ class UserEncoder(keras.layers.Layer):
           timestamp: `[B, N]` int64 seconds.
           as_of: `[B]` int64 seconds, the cut-off T.
           present: `[B, N]` bool, False for padding.
+          earlier: `[B, G]` int64 seconds before T: more cut-offs, for a causal encoder. Each has
+            CLS tokens of its own, which see the events before it, and has its age before T in the
+            place of t0.
           masked: `[B, N]` bool, events whose item is replaced by MASK; time and action stay.
           action: `[B, N]` int64 rows of the action table, if there is one.
           training: whether dropout is on.
 
         Returns:
-          The users `[B, C, d]`, and o_n at every position `[B, N, d]`.
+          The users `[B, C, d]`, with `earlier` `[B, 1 + G, C, d]` of which T comes first; and o_n
+          at every position `[B, N, d]`.
         """
         if masked is not None:
             items = tf.where(masked[..., None], tf.cast(self.mask_vector, items.dtype), items)
@@ -137,27 +143,45 @@ class UserEncoder(keras.layers.Layer):
         if self.action_table is not None:
             events += self.action_table(action)
         batch = tf.shape(events)[0]
-        cls = tf.cast(self.cls_table, events.dtype) + self.time_embedding.start()
-        tokens = tf.concat([tf.tile(cls[None], [batch, 1, 1]), events], axis=1)
-        present = tf.concat([tf.ones([batch, self.cls_tokens], tf.bool), present], axis=1)
-        visible = present[:, None, :]
-        if self.causal:
-            visible &= self._not_later(tf.shape(tokens)[1])
+        start = tf.tile(self.time_embedding.start()[None], [batch, 1, 1])
+        cutoffs = as_of[:, None]
+        if earlier is not None:
+            start = tf.concat([start, self.time_embedding(earlier, as_of)], axis=1)
+            cutoffs = tf.concat([cutoffs, earlier], axis=1)
+        cls = start[:, :, None, :] + tf.cast(self.cls_table, events.dtype)
+        groups = tf.shape(cutoffs)[1]
+        cls = tf.reshape(cls, [batch, groups * self.cls_tokens, self.dim])
+        tokens = tf.concat([cls, events], axis=1)
+        visible = self._visible(timestamp, cutoffs, present)
         tokens = self.input_dropout(self.input_norm(tokens), training=training)
         for block in self.blocks:
             tokens = block(tokens, visible=visible, training=training)
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        users, outputs = tokens[:, : self.cls_tokens], tokens[:, self.cls_tokens :]
+        first = groups * self.cls_tokens
+        users, outputs = tokens[:, :first], tokens[:, first:]
         if self.interest_heads is not None:
-            users = self.interest_heads(tokens, present=present, training=training)
-        return self.user_projection(users), self.item_projection(outputs)
+            users = self.interest_heads(tokens, visible=visible[:, :first], training=training)
+        users = tf.reshape(users, [batch, groups, self.interests, self.dim])
+        users = self.user_projection(users if earlier is not None else users[:, 0])
+        return users, self.item_projection(outputs)
 
-    def _not_later(self, length: tf.Tensor) -> tf.Tensor:
-        """`[S, S]` bool: CLS rows see everything; event n sees events up to n and no CLS token."""
-        place = tf.range(length)
-        is_cls = place < self.cls_tokens
-        return is_cls[:, None] | (~is_cls[None, :] & (place[None, :] <= place[:, None]))
+    def _visible(self, timestamp: tf.Tensor, cutoffs: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """`[B, S, S]` bool, whether a token (row) attends to another."""
+        groups, width = tf.shape(cutoffs)[1], tf.shape(present)[1]
+        first = groups * self.cls_tokens
+        of_group = tf.range(first) // self.cls_tokens
+        among_cls = tf.repeat(
+            (of_group[:, None] == of_group[None, :])[None], tf.shape(present)[0], axis=0
+        )
+        before = (timestamp[:, None, :] < cutoffs[:, :, None]) & present[:, None, :]
+        of_cls = tf.concat([among_cls, tf.repeat(before, self.cls_tokens, axis=1)], axis=2)
+        events = tf.repeat(present[:, None, :], width, axis=1)
+        sees_cls = tf.fill([tf.shape(present)[0], width, first], not self.causal)
+        if self.causal:
+            place = tf.range(width)
+            events &= place[None, :] <= place[:, None]
+        return tf.concat([of_cls, tf.concat([sees_cls, events], axis=2)], axis=1)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

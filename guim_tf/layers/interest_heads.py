@@ -9,11 +9,11 @@ from guim_tf.keras_compat import keras, register
 
 @register
 class InterestHeads(keras.layers.Layer):
-    """Self-attention at the first token, whose heads are full vectors and are not mixed.
+    """Self-attention at the first tokens, whose heads are full vectors and are not mixed.
 
-    Each head has d x d projections for query, key and value. Only the first token asks, so the key
+    Each head has d x d projections for query, key and value. Only the first tokens ask, so the key
     projection moves to the query, and values are projected after they were averaged: the same
-    numbers for the work of one token, not of all.
+    numbers for the work of a few tokens, not of all.
 
     Args:
       heads: H, the number of vectors.
@@ -46,15 +46,21 @@ class InterestHeads(keras.layers.Layer):
         self.value_kernel, self.value_bias = kernel("value"), bias("value")
         super().build(input_shape)
 
-    def call(self, tokens: tf.Tensor, *, present: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`[B, S, d]` and `[B, S]` bool (False for padding) -> `[B, H, d]`."""
-        query = tf.einsum("bd,hde->bhe", tokens[:, 0], self.query_kernel) + self.query_bias
-        query = tf.einsum("bhe,hde->bhd", query, self.key_kernel)
-        logits = tf.einsum("bhd,bsd->bhs", query, tokens) * self.dim**-0.5
-        logits = tf.where(present[:, None, :], logits, logits.dtype.min)
+    def call(self, tokens: tf.Tensor, *, visible: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`[B, S, d]` -> `[B, G, H, d]` of the first G tokens.
+
+        Args:
+          tokens: `[B, S, d]`.
+          visible: `[B, G, S]` bool, whether each of them attends to a token.
+        """
+        first = tokens[:, : tf.shape(visible)[1]]
+        query = tf.einsum("bgd,hde->bghe", first, self.query_kernel) + self.query_bias
+        query = tf.einsum("bghe,hde->bghd", query, self.key_kernel)
+        logits = tf.einsum("bghd,bsd->bghs", query, tokens) * self.dim**-0.5
+        logits = tf.where(visible[:, :, None, :], logits, logits.dtype.min)
         weights = self.weight_dropout(tf.nn.softmax(logits), training=training)
-        mixed = tf.einsum("bhs,bsd->bhd", weights, tokens)
-        return tf.einsum("bhd,hde->bhe", mixed, self.value_kernel) + self.value_bias
+        mixed = tf.einsum("bghs,bsd->bghd", weights, tokens)
+        return tf.einsum("bghd,hde->bghe", mixed, self.value_kernel) + self.value_bias
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

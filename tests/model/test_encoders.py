@@ -231,7 +231,7 @@ def test_interest_heads_are_the_heads_of_plain_attention_at_the_first_token():
     expected = plain(tokens, tokens, attention_mask=present[:, None, :])[:, 0]
 
     layer = InterestHeads(heads, dim=dim, dropout=0.0)
-    layer(tokens, present=present)
+    layer(tokens, visible=present[:, None, :])
     for variable, weight in (
         (layer.query_kernel, tf.transpose(query, [1, 0, 2])),
         (layer.key_kernel, tf.transpose(key, [1, 0, 2])),
@@ -240,8 +240,8 @@ def test_interest_heads_are_the_heads_of_plain_attention_at_the_first_token():
         (layer.value_bias, value_bias),
     ):
         variable.assign(weight)
-    got = layer(tokens, present=present)
-    assert got.shape == [2, heads, dim]
+    got = layer(tokens, visible=present[:, None, :])
+    assert got.shape == [2, 1, heads, dim]
     np.testing.assert_allclose(got, tf.reshape(expected, got.shape), atol=1e-5)
 
 
@@ -379,7 +379,7 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
         ),
         (
             InterestHeads(2, dim=4, dropout=0.0),
-            lambda layer: layer(tf.ones([1, 3, 4]), present=tf.constant([[True, True, False]])),
+            lambda layer: layer(tf.ones([1, 3, 4]), visible=tf.constant([[[True, True, False]]])),
         ),
         (item_encoder(), lambda layer: layer(one_item(3, 2, [1]))),
         (

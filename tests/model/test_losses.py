@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from guim_tf.losses import BatchItems, draw_negatives, info_nce, retrieval_task
+from guim_tf import losses
+from guim_tf.losses import BatchItems, InfoNCE, draw_negatives
 
 SEED = tf.constant([0, 1], tf.int64)
 
@@ -19,17 +20,9 @@ def items(vectors, owner, key, probability=None) -> BatchItems:
 
 
 def loss(queries, candidates, positive, *, negatives_per_user=None, logq=False, seed=SEED):
-    return float(
-        info_nce(
-            retrieval_task(20.0),
-            tf.constant(queries, tf.float32),
-            candidates,
-            tf.constant(positive),
-            negatives_per_user=negatives_per_user,
-            logq=logq,
-            seed=seed,
-        )
-    )
+    info_nce = InfoNCE(20.0, negatives_per_user, logq)
+    queries = tf.constant(queries, tf.float32)
+    return float(info_nce(queries, tf.where(positive)[:, 0], candidates, seed=seed))
 
 
 def test_loss_is_eq_4_with_eq_3_scores():
@@ -105,6 +98,34 @@ def test_positives_may_stand_anywhere_and_are_summed():
     first = loss(queries[:1], candidates, [False, True, False])
     second = loss(queries[1:], candidates, [False, False, True])
     np.testing.assert_allclose(both, first + second, rtol=1e-5)
+
+
+def test_the_loss_is_the_same_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    candidates = items(rng.normal(size=[12, 4]), np.repeat(np.arange(4), 3), np.arange(12) % 9)
+    queries = rng.normal(size=[7, 2, 4])
+    positive = [True] * 7 + [False] * 5
+    whole = loss(queries, candidates, positive, logq=True)
+    monkeypatch.setattr(losses, "_POSITIVES_AT_ONCE", 3)
+    np.testing.assert_allclose(loss(queries, candidates, positive, logq=True), whole, rtol=1e-5)
+
+
+def test_an_event_may_be_the_positive_of_several_queries():
+    candidates = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    info_nce = InfoNCE(20.0, None, logq=False)
+    queries = tf.constant([[[1.0, 0.2]], [[0.3, 1.0]]])
+    both = info_nce(queries, tf.constant([0, 0]), candidates, seed=SEED)
+    each = [info_nce(queries[i : i + 1], tf.constant([0]), candidates, seed=SEED) for i in (0, 1)]
+    np.testing.assert_allclose(both, each[0] + each[1], rtol=1e-5)
+
+
+def test_gradients_reach_all_vectors_of_a_user():
+    """Each of C vectors is the nearest to some candidate, and so has a part in the softmax."""
+    candidates = items([[1, 0], [0, 1], [-1, 0.1], [0.1, -1]], [0, 1, 1, 1], [10, 11, 12, 13])
+    queries = tf.Variable([[[1.0, 0.1], [0.1, 1.0], [-1.0, 0.2], [0.2, -1.0]]])
+    with tf.GradientTape() as tape:
+        total = InfoNCE(2.0, None, logq=False)(queries, tf.constant([0]), candidates, seed=SEED)
+    assert (np.abs(tape.gradient(total, queries)[0]).max(axis=-1) > 1e-3).all()
 
 
 def test_no_positive_gives_no_loss():

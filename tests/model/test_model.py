@@ -7,10 +7,12 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.batch_items import collect, present_events
 from guim_tf.config import Config, LossConfig, ModelConfig
 from guim_tf.keras_compat import keras
+from guim_tf.length_groups import encode_by_length
 from guim_tf.mixture import max_score
-from guim_tf.model import GUIM, TableRows, present_events
+from guim_tf.model import GUIM, TableRows
 
 ROWS = TableRows(items=32, categories=7, words=25)
 SMALL = ModelConfig(
@@ -249,7 +251,7 @@ def test_catalogue_negatives_are_negatives_of_those_who_do_not_have_them(batch):
     loss = LossConfig(negatives_per_user=None, mask_probability=1e-9, logq=True)
     probability = np.full(32, 1 / 32)
     model = small_model(loss=loss, sampling_probability=probability)
-    event = {name: value[0, :1] for name, value in batch["targets"].items()}
+    event = {name: value[0, :1] for name, value in batch["targets"].items()}  # of the first user
     own = float(model.compute_loss(batch | {"negatives": event}))
     new = event | {names.ITEM_KEY: tf.constant([77], tf.int64)}
     assert float(model.compute_loss(batch | {"negatives": new})) > own
@@ -261,28 +263,79 @@ def test_with_logq_a_whole_batch_weighs_an_item_by_how_often_a_batch_has_it(batc
     model = small_model(
         loss=LossConfig(negatives_per_user=None, logq=True), sampling_probability=probability
     )
-    parts = [batch["history"], batch["targets"]]
-    present = [present_events(part) for part in parts]
-    vectors = [tf.zeros([*where.shape, 16]) for where in present]
-    items = model._batch_items(parts, vectors, present)
-    index = np.concatenate(
-        [p[names.ITEM_INDEX].numpy()[w] for p, w in zip(parts, present, strict=True)]
+    events = collect(batch["history"], batch["targets"], None)
+    items = model._candidates(events, tf.zeros([21, 16]))
+    p = probability[events.features[names.ITEM_INDEX]]
+    np.testing.assert_allclose(items.probability, 1 - (1 - p) ** 21, rtol=1e-4)
+    negatives = {name: value[0] for name, value in batch["targets"].items()}  # two events
+    more = model._candidates(
+        collect(batch["history"], batch["targets"], negatives), tf.zeros([23, 16])
     )
-    np.testing.assert_allclose(items.probability, 1 - (1 - probability[index]) ** 21, rtol=1e-4)
+    uniform = 1 - 1 / 32
+    np.testing.assert_allclose(more.probability[:21], 1 - (1 - p) ** 21 * uniform**2, rtol=1e-4)
+
+
+def test_every_cutoff_of_a_causal_model_is_as_if_it_were_the_only_one(batch):
+    """Vectors of an earlier cut-off are those of the history that ends there."""
+    model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True))
+    history, as_of = batch["history"], batch["as_of"]
+    times = history[names.TIMESTAMP]
+    earlier = tf.stack([times[:, 1], tf.zeros_like(as_of)], axis=1)  # the second moment, and none
+    vectors = model.item_encoder(history)
+    users, outputs = model.user_encoder(
+        vectors, timestamp=times, as_of=as_of, present=present_events(history), earlier=earlier
+    )
+    assert users.shape == [4, 3, 3, 16]
+    alone, positions = model._encode_history(history, as_of, vectors)
+    np.testing.assert_allclose(users[:, 0], alone, atol=1e-5)
+    np.testing.assert_allclose(outputs, positions, atol=1e-5)
+    # what lies at or after the earlier cut-off changes nothing there
+    later = times >= earlier[:, :1]
+    other = tf.where(later[..., None], -vectors, vectors)
+    changed, _ = model.user_encoder(
+        other, timestamp=times, as_of=as_of, present=present_events(history), earlier=earlier
+    )
+    np.testing.assert_allclose(changed[:, 1], users[:, 1], atol=1e-5)
+    assert np.abs(changed[:3, 0] - users[:3, 0]).max() > 1e-4
+
+
+def test_targets_of_earlier_cutoffs_are_positives_too(batch):
+    loss = LossConfig(negatives_per_user=None, mask_probability=1e-9)
+    model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True), loss=loss)
+    times = batch["history"][names.TIMESTAMP]
+    targets = np.zeros([4, 2, 5], bool)
+    targets[0, 0, 1:3] = targets[3, 1, 3] = True
+    earlier = {
+        "as_of": tf.stack([times[:, 1], times[:, 3]], axis=1),
+        "targets": tf.constant(targets),
+    }
+    model.compute_loss(batch)
+    assert float(model.matching_loss.count) == 8
+    alone = float(model.matching_loss.result()) * 8
+    model.reset_metrics()
+    model.compute_loss(batch | {"earlier": earlier})
+    assert float(model.matching_loss.count) == 8 + 3
+    together = float(model.matching_loss.result()) * 11
+    assert alone < together < alone + 3 * 20 * 2.5  # each of three adds a loss of a softmax
 
 
 def test_users_are_encoded_alike_in_groups_of_like_length_and_at_once(batch):
-    model = small_model(loss=LossConfig(mask_probability=1e-9))
+    model = small_model()
     history = batch["history"]
-    masked = tf.zeros_like(present_events(history))
+    present = present_events(history)
     vectors = model.item_encoder(history)
-    users, outputs = model._encode_by_length(
-        history, batch["as_of"], vectors, masked=masked, training=False
+    users, outputs = encode_by_length(
+        model.user_encoder,
+        vectors,
+        present=present,
+        as_of=batch["as_of"],
+        earlier=None,
+        timestamp=history[names.TIMESTAMP],
+        training=False,
     )
     expected, positions = model._encode_history(history, batch["as_of"], vectors)
     np.testing.assert_allclose(users, expected, atol=1e-6)
-    where = present_events(history).numpy()
-    np.testing.assert_allclose(outputs.numpy()[where], positions.numpy()[where], atol=1e-6)
+    np.testing.assert_allclose(outputs[present], positions[present], atol=1e-6)
 
 
 def test_the_diversity_penalty_is_the_mean_squared_cosine_a_target(batch):
