@@ -8,6 +8,7 @@ import json
 import pathlib
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from guim_tf.schema import TIME_UNITS
@@ -308,6 +309,26 @@ class Config:
         """Every choice as the paper states it: the reference that results are compared with."""
         return cls()
 
+    @classmethod
+    def tuned(cls) -> "Config":
+        """What was found to be better (`benchmarks/RESULTS.md`): the default of `guim train`."""
+        return cls(
+            model=ModelConfig(item_activation="linear", causal=True),
+            loss=LossConfig(
+                negatives_per_user=None,
+                logq=True,
+                diversity=1.0,
+                next_item=0.3,
+                catalogue_negatives=2000,
+            ),
+            window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
+            training=TrainingConfig(batch_size=64, patience=None),
+            retrieval=RetrievalConfig(repeat_weight=None),
+        )
+
+
+MODES: dict[str, Callable[[], Config]] = {"tuned": Config.tuned, "paper": Config.paper}
+
 
 # ---------------------------------------------------------------------------- strict JSON
 
@@ -319,20 +340,38 @@ def to_json(config: Any) -> str:
 
 def from_json(cls: type[T], text: str, *, source: str = "configuration") -> T:
     """Reads a dataclass from JSON; unknown keys, missing keys and wrong types are errors."""
+    return typing.cast(T, from_dict(cls, _parse(text, source=source), where=source))
+
+
+def _parse(text: str, *, source: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as e:
         raise ConfigError(f"{source} is not JSON: {e}") from e
-    return typing.cast(T, from_dict(cls, value, where=source))
+
+
+def _read(path: str | pathlib.Path) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path} does not exist.") from e
 
 
 def load(cls: type[T], path: str | pathlib.Path) -> T:
     """`from_json` of a file."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as e:
-        raise ConfigError(f"{path} does not exist.") from e
-    return from_json(cls, text, source=str(path))
+    return from_json(cls, _read(path), source=str(path))
+
+
+def load_over(mode: Config, path: str | pathlib.Path) -> Config:
+    """A file with some sections and fields of a configuration; the others are those of `mode`."""
+    value = _parse(_read(path), source=str(path))
+    whole = dataclasses.asdict(mode)
+    if isinstance(value, dict):
+        value = whole | {
+            name: whole[name] | section if name in whole and isinstance(section, dict) else section
+            for name, section in value.items()
+        }
+    return typing.cast(Config, from_dict(Config, value, where=str(path)))
 
 
 def from_dict(cls: Any, value: Any, *, where: str) -> Any:

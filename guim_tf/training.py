@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import Config, ConfigError, from_dict, load
+from guim_tf.config import MODES, Config, ConfigError, from_dict, load_over
 from guim_tf.data import (
     cut_batches,
     load_dataset,
@@ -64,7 +64,7 @@ def train(
     *,
     dataset: str | pathlib.Path,
     run: str | pathlib.Path,
-    config: Config = Config(),
+    config: Config = Config.tuned(),
     restart: bool = False,
     progress: bool = True,
 ) -> TrainResult:
@@ -232,12 +232,19 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n"
         "  guim train --dataset work/dataset --run work/run\n"
         "  guim train --dataset work/dataset --run work/c1 --set model.interests=1\n"
+        "  guim train --dataset work/dataset --run work/paper --mode paper\n"
         "  guim train --dataset work/dataset --run work/run --config my.json --restart\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="folder that build-dataset wrote")
     parser.add_argument("--run", required=True, help="folder of the run: made, or resumed")
-    parser.add_argument("--config", help="JSON configuration; the paper's choices where left out")
+    parser.add_argument(
+        "--mode",
+        choices=list(MODES),
+        default="tuned",
+        help="named configuration to begin with (default: %(default)s)",
+    )
+    parser.add_argument("--config", help="JSON configuration; as in the mode where left out")
     parser.add_argument(
         "--set",
         action="append",
@@ -248,7 +255,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--restart", action="store_true", help="throw away an earlier run")
     arguments = parser.parse_args(argv)
     try:
-        config = load(Config, arguments.config) if arguments.config else Config.paper()
+        config = MODES[arguments.mode]()
+        if arguments.config:
+            config = load_over(config, arguments.config)
         result = train(
             dataset=arguments.dataset,
             run=arguments.run,

@@ -102,10 +102,10 @@ def _making(suite: Suite, row: Entry | VectorsEntry) -> dict[str, Any]:
         settings = [
             f"{name}={getattr(row, name)}" for name in ("user_vectors", "item_vectors", "score")
         ]
-        return {"family": None, "base": None, "settings": settings, "config": None}
+        return {"family": None, "mode": None, "settings": settings, "config": None}
     return {
         "family": row.family,
-        "base": row.base or suite.base,
+        "mode": row.mode or suite.mode,
         "settings": list(row.settings),
         "config": dataclasses.asdict(suite.config(row, suite.seeds[0])),
     }

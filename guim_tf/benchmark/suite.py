@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
 
-from guim_tf.config import Config, ConfigError, load
+from guim_tf.config import MODES, Config, ConfigError, load
 from guim_tf.evaluation.search import COSINE, SCORES
 from guim_tf.training import configure
 
-BASES: dict[str, Callable[[], Config]] = {"paper": Config.paper}
 SEED = "{seed}"  # in the path of a file of vectors
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")  # a folder's name that needs no quotes
 
@@ -27,13 +25,13 @@ class Entry:
       name: its row in the tables and its folders.
       settings: `section.field=value`, applied after the suite's own.
       family: configurations that differ in C alone; they make one line of the plots against C.
-      base: the named configuration that settings change; null is the suite's.
+      mode: the named configuration that settings change; null is the suite's.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     family: str | None = None
-    base: str | None = None
+    mode: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self)
@@ -87,7 +85,7 @@ class Suite:
       configurations: in the order of the tables.
       reference: name of the configuration or the vectors that the others are compared with, seed
         by seed.
-      base: the named configuration that settings change.
+      mode: the named configuration that settings change.
       settings: of all configurations, before their own.
       vectors: made elsewhere, after the configurations in the tables.
       exclude_seen: leaves items of the history out of all rankings, as published leave-one-out
@@ -98,7 +96,7 @@ class Suite:
     seeds: tuple[int, ...]
     configurations: tuple[Entry, ...]
     reference: str
-    base: str = "paper"
+    mode: str = "tuned"
     settings: tuple[str, ...] = ()
     vectors: tuple[VectorsEntry, ...] = ()
     exclude_seen: bool = False
@@ -112,7 +110,7 @@ class Suite:
         self._check(len(set(self.seeds)) == len(self.seeds), "seeds", "distinct numbers")
         self._check(min(self.seeds) >= 0, "seeds", "numbers from 0")
         self._check(self.reference in names, "reference", f"one of {names}")
-        self._check(self.base in BASES, "base", f"one of {sorted(BASES)}")
+        self._check(self.mode in MODES, "mode", f"one of {sorted(MODES)}")
         made: dict[Config, str] = {}
         places: dict[tuple[str, int], str] = {}
         for entry in self.configurations:
@@ -143,16 +141,16 @@ class Suite:
 
         Raises:
           ConfigError: a setting names no field, has an impossible value, or sets the seed; or the
-            base is unknown.
+            mode is unknown.
         """
-        base = self.base if entry.base is None else entry.base
+        mode = self.mode if entry.mode is None else entry.mode
         settings = [*self.settings, *entry.settings]
         try:
-            if base not in BASES:
-                raise ConfigError(f"base is {base!r}, expected one of {sorted(BASES)}.")
+            if mode not in MODES:
+                raise ConfigError(f"mode is {mode!r}, expected one of {sorted(MODES)}.")
             if any(setting.startswith("training.seed=") for setting in settings):
                 raise ConfigError("training.seed is set by the suite's `seeds`; drop the setting.")
-            return configure(BASES[base](), [*settings, f"training.seed={seed}"])
+            return configure(MODES[mode](), [*settings, f"training.seed={seed}"])
         except ConfigError as e:
             raise ConfigError(f"configuration {entry.name!r}: {e}") from e
 

@@ -211,14 +211,14 @@ def _gains(document: dict[str, Any]) -> str:
 
 def _common(suite: dict[str, Any]) -> str:
     if not suite["settings"]:
-        return f"Base: {suite['base']}."
-    return f"Base: {suite['base']}, and for all: `{shlex.join(suite['settings'])}`."
+        return f"Mode: {suite['mode']}."
+    return f"Mode: {suite['mode']}, and for all: `{shlex.join(suite['settings'])}`."
 
 
 def settings_text(document: dict[str, Any], configuration: dict[str, Any]) -> str:
     """What a configuration has of its own, as Markdown."""
-    base = configuration["base"]
-    own = f"base {base}" if base not in (None, document["suite"]["base"]) else ""
+    mode = configuration["mode"]
+    own = f"mode {mode}" if mode not in (None, document["suite"]["mode"]) else ""
     settings = shlex.join(configuration["settings"])
     return ", ".join(part for part in (own, f"`{settings}`" if settings else "") if part)
 

@@ -13,6 +13,7 @@ def suite_file(tmp_path):
     def write(**changes) -> pathlib.Path:
         fields = {
             "title": "Interests",
+            "mode": "paper",
             "seeds": [0, 1],
             "reference": "C1",
             "settings": ["training.epochs=2"],

@@ -178,13 +178,13 @@ def test_leave_one_out_shows_what_is_published(suite_file):
     assert tables.sliced_tasks(found) == ["CMP-N"]
 
 
-def test_a_base_of_its_own_is_named(make, monkeypatch):
-    monkeypatch.setitem(suite.BASES, "other", suite.Config.paper)
-    both = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4", "base": "other"}]
+def test_a_mode_of_its_own_is_named(make, monkeypatch):
+    monkeypatch.setitem(suite.MODES, "other", suite.Config.paper)
+    both = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4", "mode": "other"}]
     found = make({"C1": [0], "C4": [0]}, configurations=both)
-    assert [x["base"] for x in found["configurations"]] == ["paper", "other"]
+    assert [x["mode"] for x in found["configurations"]] == ["paper", "other"]
     lines = tables.markdown(found).splitlines()
-    assert "| C4 | 0 | 3 of 5 | 1.5 | 1,200 | 0.250 | base other |" in lines
+    assert "| C4 | 0 | 3 of 5 | 1.5 | 1,200 | 0.250 | mode other |" in lines
 
 
 @pytest.mark.parametrize("other", ["metric", "labels"])
@@ -231,7 +231,7 @@ def test_markdown(document):
     assert "| EASE | .2250 ± .0200 |" in lines
     assert "| C4 | +11.8 ± 23.1 | +11.8 ± 23.1 | +11.8 ± 23.1 |" in lines  # CPP is half of CMP-L
     assert "| C4 | 1 | 3 of 5 | 1.5 | 1,200 | 0.250 | `model.interests=4` |" in lines
-    assert "Base: paper, and for all: `training.epochs=2`." in lines
+    assert "Mode: paper, and for all: `training.epochs=2`." in lines
     rows = [line for line in lines if line.startswith("|")]
     assert all(line.endswith("|") for line in rows)
 

@@ -37,12 +37,12 @@ def test_cells_take_all_configurations_before_the_next_seed(suite_file, tmp_path
     assert len({folder for x in found for folder in (x.run, x.models, x.report)}) == 12
 
 
-def test_an_entry_may_have_another_base_than_the_suite(suite_file, monkeypatch):
+def test_an_entry_may_have_another_mode_than_the_suite(suite_file, monkeypatch):
     logq = dataclasses.replace(Config.paper(), loss=LossConfig(logq=True))
-    monkeypatch.setitem(suites.BASES, "with logQ", lambda: logq)
+    monkeypatch.setitem(suites.MODES, "with logQ", lambda: logq)
     suite = load_suite(
         suite_file(
-            configurations=[{"name": "C1"}, {"name": "tuned", "base": "with logQ"}],
+            configurations=[{"name": "C1"}, {"name": "tuned", "mode": "with logQ"}],
             settings=["training.epochs=2"],
         )
     )
@@ -80,13 +80,13 @@ def test_files_of_vectors_are_beside_the_suite_and_of_each_seed(suite_file, tmp_
         ({"configurations": [{**C4, "famliy": "x"}]}, "unknown key 'famliy'"),
         ({"configurations": [{"name": "../C1"}]}, "'../C1', expected letters"),
         ({"configurations": [{"name": ""}]}, "'', expected letters"),
-        ({"configurations": [{"name": "C1", "base": "papre"}]}, "'C1': base is 'papre', expected"),
+        ({"configurations": [{"name": "C1", "mode": "papre"}]}, "'C1': mode is 'papre', expected"),
         ({"vectors": [{**FILES, "name": "c4"}]}, "vectors is .*distinct names"),
         ({"vectors": [{**FILES, "name": "a/b"}]}, "'a/b', expected letters"),
         ({"vectors": [{**FILES, "score": "l2"}]}, "score is 'l2', expected one of cosine, dot"),
         ({"vectors": [{"name": "x"}]}, "missing 'user_vectors', 'item_vectors'"),
         ({"reference": "C2"}, r"reference is 'C2', expected one of \['C1', 'C4'\]"),
-        ({"base": "papre"}, "base is 'papre', expected one of .*'paper'"),
+        ({"mode": "papre"}, "mode is 'papre', expected one of .*'paper'"),
         ({"settings": ["model.intrests=4"]}, "configuration 'C1': --set model.intrests=4"),
         ({"settings": ["loss.alpha=-1"]}, "configuration 'C1': .*alpha is -1"),
         ({"settings": ["training.seed=3"]}, "training.seed is set by the suite's `seeds`"),
