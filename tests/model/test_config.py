@@ -11,8 +11,10 @@ from guim_tf.config import (
     Mapping,
     ModelConfig,
     RowFilter,
+    WindowConfig,
     from_json,
     load,
+    load_over,
     to_json,
 )
 
@@ -33,6 +35,34 @@ def test_left_out_sections_are_the_papers():
     assert from_json(Config, '{"model": {"interests": 1}}') == dataclasses.replace(
         Config.paper(), model=ModelConfig(interests=1)
     )
+
+
+def test_a_file_changes_a_mode_and_leaves_the_rest_of_it(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"model": {"interests": 1}, "training": {"epochs": 3}}')
+    tuned = Config.tuned()
+    assert load_over(tuned, file) == dataclasses.replace(
+        tuned,
+        model=dataclasses.replace(tuned.model, interests=1),
+        training=dataclasses.replace(tuned.training, epochs=3),
+    )
+    assert load_over(Config.paper(), file).loss == Config.paper().loss
+    for text, message in (
+        ('{"modle": {}}', "unknown key 'modle'"),
+        ('{"model": {"wings": 2}}', r"mine.json.model: unknown key 'wings'"),
+        ('{"model": 4}', r"mine.json.model: expected an object, got 4"),
+        ("[]", "expected an object"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_over(tuned, file)
+
+
+def test_several_cutoffs_need_a_causal_model():
+    window = WindowConfig(cutoffs=2, random_cutoffs=True)
+    with pytest.raises(ConfigError, match=r"cutoffs is 2: .* need model.causal"):
+        Config(window=window)
+    Config(window=window, model=ModelConfig(causal=True))
 
 
 def test_a_mapping_is_read_with_short_and_long_columns():

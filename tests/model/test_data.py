@@ -15,6 +15,7 @@ from guim_tf.data import (
     can_be_cut,
     cut_at,
     draw_cutoffs,
+    earlier_cutoffs,
     history_at,
     load_dataset,
     parse_records,
@@ -126,6 +127,41 @@ def test_a_half_life_prefers_recent_cutoffs():
     # 30 days are one half-life: the later moment is twice as likely
     assert abs((drawn == 40 * DAY).mean() - 2 / 3) < 0.06
     assert set(drawn[:, 0]) == {10 * DAY, 40 * DAY}
+
+
+def test_earlier_cutoffs_are_moments_of_the_history_with_the_purchases_that_follow():
+    days = np.array([[1, 1, 5, 5, 5, 40], [2, 7, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]])
+    history = {
+        names.TIMESTAMP: tf.constant(days * DAY, tf.int64),
+        names.ITEM_INDEX: tf.constant(np.where(days > 0, 9, 0), tf.int64),
+    }
+    config = WindowConfig(random_cutoffs=True, cutoffs=4, target_days=30, max_targets=2)
+    found = earlier_cutoffs(history, config, tf.constant([1, 2], tf.int64))
+    as_of, targets = found["as_of"].numpy() // DAY, found["targets"].numpy()
+    assert as_of.shape == (3, 3)
+    assert sorted(as_of[0]) == [0, 5, 40]  # each moment once; the first has no history
+    assert sorted(as_of[1]) == [0, 0, 7]
+    assert as_of[2].tolist() == [0, 0, 0]
+    picked = {
+        (u, int(as_of[u, g])): np.flatnonzero(targets[u, g]).tolist()
+        for u, g in np.argwhere(as_of >= 0)
+    }
+    assert picked[0, 5] == [2, 3]  # the first two of 30 days
+    assert picked[0, 40] == [5]
+    assert picked[1, 7] == [1]
+    assert picked[0, 0] == picked[1, 0] == picked[2, 0] == []
+
+
+def test_batches_have_earlier_cutoffs_where_they_are_asked_for(shop_dataset):
+    window = WindowConfig(random_cutoffs=True, cutoffs=3)
+    batch = next(iter(load_dataset(shop_dataset, window=window, batch_size=64)))
+    earlier = batch["earlier"]
+    assert earlier["as_of"].shape == (64, 2)
+    assert tf.reduce_all(earlier["as_of"] < batch["as_of"][:, None])
+    asked = earlier["as_of"] > 0
+    assert tf.reduce_all(tf.reduce_any(earlier["targets"], axis=2) == asked), "none without targets"
+    held_out = next(iter(load_dataset(shop_dataset, "validation", window=window)))
+    assert "earlier" not in held_out
 
 
 def test_negatives_are_drawn_from_the_catalogue_anew_for_each_batch(shop_dataset):

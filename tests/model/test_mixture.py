@@ -110,9 +110,9 @@ def test_k_may_be_a_tensor_inside_a_graph():
 def test_bought_items_come_first_by_how_often_they_were_bought():
     users = tf.constant([[[1.0, 0.0], [0.0, 1.0]]])
     items = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]], np.float32)
-    found = search_exact(users, tf.constant(items), 3)
-    assert found[0].numpy().tolist() == [[0, 2, 1]]  # cosines 1, 1, .8; item 3 has 0
     seen = tf.constant([[3, 1, 3, 3, -1]])
+    found = search_exact(users, tf.constant(items), 3, exclude=seen)
+    assert found[0].numpy().tolist() == [[0, 2, -1]]  # cosines 1 and 1
     rows, scores, interests = prefer_repeats(
         found,
         users,
@@ -126,27 +126,28 @@ def test_bought_items_come_first_by_how_often_they_were_bought():
     assert interests.numpy().tolist() == [[0, 0, 1]]
 
 
+@pytest.mark.parametrize("weight", [0.3, -0.3])
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_preferring_repeats_after_a_search_is_scoring_them_all(exclude_seen):
+def test_preferring_repeats_after_a_search_is_scoring_them_all(exclude_seen, weight):
     rng = np.random.default_rng(0)
     users = rng.normal(size=(6, 3, 8)).astype(np.float32)
     items = rng.normal(size=(40, 8)).astype(np.float32)
     seen = rng.integers(-1, 12, (6, 9))
     exclude = tf.constant(seen) if exclude_seen else None
-    found = search_exact(tf.constant(users), tf.constant(items), 10, exclude)
+    found = search_exact(tf.constant(users), tf.constant(items), 10, tf.constant(seen))
     rows, scores, _ = prefer_repeats(
         found,
         tf.constant(users),
         seen=tf.constant(seen),
         seen_embedding=tf.gather(items, np.maximum(seen, 0)),
-        weight=0.3,
+        weight=weight,
         exclude=exclude,
     )
     everything = max_score(users, items).numpy()
     for user, bought in enumerate(seen):
         for row in set(bought) - {-1}:
             times = (bought == row).sum()
-            everything[user, row] += 0.3 * np.log1p(times)
+            everything[user, row] += weight * np.log1p(times)
             if exclude_seen:
                 everything[user, row] = -9
     expected = np.argsort(-everything, axis=1, kind="stable")[:, :10]
