@@ -18,14 +18,12 @@ case $DATASET in
   *)
     [ -n "$DATA_DIR" ] || { echo "make demo DATASET=$DATASET needs DATA_DIR=<folder>" >&2; exit 2; }
     run guim prepare "$DATASET" --data-dir "$DATA_DIR" --output "$WORK/input"
-    set -- --set training.epochs=30 --set training.patience=null \
-      --set window.max_length=256 --set window.max_targets=128
+    set -- --set training.epochs=20
     ;;
 esac
 
 run guim build-dataset --mapping "$WORK/input/mapping.json" --output "$WORK/dataset"
-run guim train --dataset "$WORK/dataset" --run "$WORK/run" \
-  --set loss.logq=true --set window.target_days=30 "$@"
+run guim train --dataset "$WORK/dataset" --run "$WORK/run" --set window.target_days=30 "$@"
 run guim export --run "$WORK/run" --models "$WORK/models"
 run guim embed-items --model "$WORK/models/item_encoder" --dataset "$WORK/dataset" \
   --output "$WORK/items.parquet"
