@@ -37,20 +37,18 @@ def plot_against_interests(
     known = [x for x in configurations if x["family"] and (x["gain_percent"] or not percent)]
     families = list(dict.fromkeys(x["family"] for x in known))
     if not panels or not any(
-        len({x["interests"] for x in known if x["family"] == family}) > 1 for family in families
+        len({x["size"] for x in known if x["family"] == family}) > 1 for family in families
     ):
         return None
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=percent)[0]
     spread = 2 ** (0.05 * (np.arange(len(families)) - (len(families) - 1) / 2))
-    places = sorted({x["interests"] for x in known})
+    places = sorted({x["size"] for x in known})
     for ax, (title, path) in zip(axes, panels.items(), strict=True):
         for i, family in enumerate(families):
-            points = sorted(
-                (x for x in known if x["family"] == family), key=lambda x: x["interests"]
-            )
+            points = sorted((x for x in known if x["family"] == family), key=lambda x: x["size"])
             ax.errorbar(
-                spread[i] * np.array([x["interests"] for x in points]),  # side by side
+                spread[i] * np.array([x["size"] for x in points]),  # side by side
                 *_bars([_at(x, path) for x in points]),
                 color=COLORS[i % len(COLORS)],
                 marker=MARKS[i % len(MARKS)],
@@ -60,7 +58,7 @@ def plot_against_interests(
                 capsize=3,
                 label=family,
             )
-        finish_axes(ax, title=title, x="C, interests of a user", grid="y")
+        finish_axes(ax, title=title, x="C, vectors of a user (or their size in one)", grid="y")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())

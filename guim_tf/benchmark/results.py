@@ -83,6 +83,7 @@ def to_document(
                 "name": row.name,
                 **_making(suite, row),
                 "interests": _interests(suite, row, made[row.name]),
+                "size": suite.size(row) if isinstance(row, Entry) else None,
                 "runs": [_run(made[row.name][seed]) for seed in sorted(made[row.name])],
                 **_summary(made[row.name], reference, repeated=not _seeded(row)),
                 "gain_percent": _gain(made[row.name], _single(suite, row, made), metric, tasks),
@@ -237,13 +238,14 @@ def _summary(
 def _single(
     suite: Suite, row: Entry | VectorsEntry, made: Mapping[str, dict[int, Finished]]
 ) -> dict[int, Finished] | None:
-    """The runs of the same family with C = 1."""
+    """The runs with C = 1: of the same family, or else the reference."""
     if isinstance(row, VectorsEntry) or row.family is None:
         return None
-    for other in suite.configurations:
-        if other.family == row.family and suite.config(other, suite.seeds[0]).model.interests == 1:
+    singles = [other for other in suite.configurations if suite.size(other) == 1]
+    for other in singles:
+        if other.family == row.family:
             return made.get(other.name)
-    return None
+    return made.get(suite.reference) if suite.reference in [x.name for x in singles] else None
 
 
 def _gain(

@@ -115,7 +115,7 @@ class Suite:
         places: dict[tuple[str, int], str] = {}
         for entry in self.configurations:
             config = self.config(entry, self.seeds[0])
-            place = (entry.family or f"\0{entry.name}", config.model.interests)
+            place = (entry.family or f"\0{entry.name}", self.size(entry))
             for other in (
                 made.setdefault(config, entry.name),
                 places.setdefault(place, entry.name),
@@ -135,6 +135,12 @@ class Suite:
     @property
     def names(self) -> list[str]:
         return [row.name for row in self.rows]
+
+    def size(self, entry: Entry) -> int:
+        """Numbers of a user over the smallest d of the suite: C, and for GUI-EDI what equals it."""
+        models = [self.config(other, self.seeds[0]).model for other in self.configurations]
+        model = self.config(entry, self.seeds[0]).model
+        return model.interests * model.embedding_dim // min(x.embedding_dim for x in models)
 
     def config(self, entry: Entry, seed: int) -> Config:
         """The whole configuration of one run.

@@ -198,7 +198,7 @@ def _differences(document: dict[str, Any]) -> str:
 
 
 def _gains(document: dict[str, Any]) -> str:
-    known = [x for x in document["configurations"] if x["gain_percent"] and x["interests"] > 1]
+    known = [x for x in document["configurations"] if x["gain_percent"] and x["size"] > 1]
     tasks = list(known[0]["gain_percent"]) if known else []
     return grid(
         ["", *tasks],
