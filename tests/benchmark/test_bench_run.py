@@ -35,7 +35,8 @@ def outcome(shop_dataset, shop_run, tmp_path_factory):
         "seeds": [0, 1],
         "reference": "C3",
         "settings": SETTINGS,
-        "configurations": [{"name": "C3", "family": "GUIM"}],
+        "mode": "paper",
+            "configurations": [{"name": "C3", "family": "GUIM"}],
     }
     (folder / "suite.json").write_text(json.dumps(suite))
     arguments = {"suite": folder / "suite.json", "dataset": dataset, "output": output}
