@@ -36,7 +36,7 @@ def outcome(shop_dataset, shop_run, tmp_path_factory):
         "reference": "C3",
         "settings": SETTINGS,
         "mode": "paper",
-            "configurations": [{"name": "C3", "family": "GUIM"}],
+        "configurations": [{"name": "C3", "family": "GUIM"}],
     }
     (folder / "suite.json").write_text(json.dumps(suite))
     arguments = {"suite": folder / "suite.json", "dataset": dataset, "output": output}
