@@ -24,8 +24,6 @@ from sasrec_files import BaselineError, Settings, read_events, recent, write_vec
 _INSTALL = (
     "Make an environment for it and run this script there:\n"
     "  python3.11 -m venv .venv-rectools\n"
-    "  .venv-rectools/bin/pip install torch==2.13.0 "
-    "--index-url https://download.pytorch.org/whl/cpu\n"
     "  .venv-rectools/bin/pip install -r benchmarks/requirements-rectools.txt\n"
     "  .venv-rectools/bin/python benchmarks/sasrec_rectools.py ..."
 )
