@@ -20,7 +20,7 @@ demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" DATASET=$(DATASET) DATA_DIR="$(DATA_DIR)" WORK=$(WORK) PORT=$(PORT) sh demo.sh
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ setup(
     extras_require={
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
             "ruff>=0.5",
             "mypy>=1.10",
