@@ -22,10 +22,11 @@ import tensorflow as tf
 import guim_tf  # noqa: F401  (selects Keras 2 before TensorFlow loads it)
 from beam_pipelines.build_dataset import build_dataset
 from guim_tf import schema as names
+from guim_tf.batch_items import present_events
 from guim_tf.config import LossConfig, TrainingConfig
 from guim_tf.data import load_dataset
 from guim_tf.datasets import synthetic
-from guim_tf.model import GUIM, TableRows, present_events
+from guim_tf.model import GUIM, TableRows
 from guim_tf.optimizers import build_optimizer
 from guim_tf.schema import Schema
 

@@ -206,7 +206,13 @@ class LossConfig:
         _check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
         _check(self.diversity >= 0, self, "diversity", "zero or more")
         _check(self.next_item >= 0, self, "next_item", "zero or more")
-        _check(self.catalogue_negatives >= 0, self, "catalogue_negatives", "zero or more")
+        _check(
+            self.catalogue_negatives == 0
+            or (self.catalogue_negatives > 0 and self.negatives_per_user is None),
+            self,
+            "catalogue_negatives",
+            "zero, or more beside negatives_per_user = null",
+        )
         _check(
             self.negatives_per_user is None or self.negatives_per_user >= 1,
             self,
@@ -227,8 +233,8 @@ class WindowConfig:
     random_cutoffs: bool = False
     # A random T so many days older is half as likely: recent habits weigh more. Null: all alike.
     cutoff_half_life_days: int | None = None
-    # With random ones: so many moments a user and pass, learned from in one go. The later ones are
-    # T's own history; their targets are, too. Needs a causal model.
+    # Cut-offs a user and pass, learned from in one go: T, and moments of T's own history, where
+    # their targets lie too. More than one need random cut-offs and a causal model.
     cutoffs: int = 1
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from guim_tf.config import (
     Column,
     Config,
     ConfigError,
+    LossConfig,
     Mapping,
     ModelConfig,
     RowFilter,
@@ -56,6 +57,14 @@ def test_a_file_changes_a_mode_and_leaves_the_rest_of_it(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):
             load_over(tuned, file)
+
+
+def test_catalogue_negatives_go_with_whole_batches():
+    with pytest.raises(
+        ConfigError, match=r"catalogue_negatives is 5, .* negatives_per_user = null"
+    ):
+        LossConfig(catalogue_negatives=5)
+    LossConfig(catalogue_negatives=5, negatives_per_user=None)
 
 
 def test_several_cutoffs_need_a_causal_model():
