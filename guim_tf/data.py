@@ -242,7 +242,7 @@ def cut_batches(
       numbers: an int64 for each batch; equal numbers give equal draws.
       catalogue: `Catalogue.items`, to draw negatives from.
       catalogue_negatives: how many a batch, uniformly and with replacement; they are the part
-        "negatives" of it, features `[n]`.
+        "negatives" of it, features `[n]`, drawn from "catalogue_size" items.
     """
 
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
@@ -271,6 +271,7 @@ def cut_batches(
                 [catalogue_negatives], tf.stack([number, 1]), maxval=items, dtype=tf.int64
             )
             batch["negatives"] = {name: tf.gather(x, rows) for name, x in catalogue.items()}
+            batch["catalogue_size"] = items
         return batch
 
     return (

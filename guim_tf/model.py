@@ -161,7 +161,7 @@ class GUIM(tfrs.Model):
             action=history[names.ACTION_INDEX] if self.model_config.actions else None,
             training=training,
         )
-        items = self._candidates(events, vectors)
+        items = self._candidates(events, vectors, inputs.get("catalogue_size"))
         queries = [tf.gather(users, tf.where(in_targets)[:, 0])]
         positives = [events.targets[in_targets]]
         if earlier is not None:
@@ -208,16 +208,18 @@ class GUIM(tfrs.Model):
             return tf.constant([[self.seed, i] for i in range(5)], tf.int64)
         return self.generator.uniform([5, 2], minval=None, maxval=None, dtype=tf.int64)
 
-    def _candidates(self, events: BatchEvents, vectors: tf.Tensor) -> BatchItems:
+    def _candidates(
+        self, events: BatchEvents, vectors: tf.Tensor, catalogue_size: tf.Tensor | None
+    ) -> BatchItems:
         probability = tf.gather(self.sampling_probability, events.features[names.ITEM_INDEX])
         if self.loss_config.negatives_per_user is None:
             # Each item once: how likely is it among so many draws from users, and from anywhere?
-            anywhere = tf.math.count_nonzero(
-                events.owner == tf.shape(events.history)[0], dtype=tf.float32
-            )
-            of_users = tf.cast(tf.shape(events.owner)[0], tf.float32) - anywhere
+            nobody = tf.shape(events.history)[0]
+            of_users = tf.math.count_nonzero(events.owner != nobody, dtype=tf.float32)
             absent = of_users * tf.math.log1p(-probability)
-            absent += anywhere * tf.math.log1p(-1.0 / self.rows.items)
+            if catalogue_size is not None:
+                drawn = tf.cast(tf.shape(events.owner)[0], tf.float32) - of_users
+                absent += drawn * tf.math.log1p(-1.0 / tf.cast(catalogue_size, tf.float32))
             probability = -tf.math.expm1(absent)
         return BatchItems(vectors, events.owner, events.features[names.ITEM_KEY], probability)
 

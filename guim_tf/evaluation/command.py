@@ -201,16 +201,17 @@ def _print(report: EvalReport) -> None:
     import rich.console
 
     from guim_tf.evaluation.report import terminal_tables
-    from guim_tf.evaluation.tables import number, signed
+    from guim_tf.evaluation.tables import metric_title, number, signed
 
     console = rich.console.Console()
     for table in terminal_tables(report.document):
         console.print(table)
     for line in report.document["comparisons"]:
         difference = line["difference"]
+        metric = metric_title(report.document["protocol"], line["metric"])
         if difference["half_width"] is not None:
             console.print(
-                f"{line['task']} {line['metric']}: {signed(difference['mean'])} ± "
+                f"{line['task']} {metric}: {signed(difference['mean'])} ± "
                 f"{number(difference['half_width'])} for {line['model']} against "
                 f"{line['baseline']}",
                 highlight=False,

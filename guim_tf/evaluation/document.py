@@ -18,6 +18,7 @@ from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.profile import SEEDS, Profile
 from guim_tf.evaluation.protocol import Protocol, date
 from guim_tf.evaluation.ragged import Ragged
+from guim_tf.evaluation.tables import headline
 from guim_tf.evaluation.tasks import SLICE_METRIC, slices, truths
 from guim_tf.schema import Schema
 from guim_tf.version import __version__
@@ -67,7 +68,7 @@ def to_document(
             }
             for method in methods
         ],
-        "comparisons": _comparisons(methods),
+        "comparisons": [],
         "profile": None if profile is None else _profile(*profile),
         "notes": list(notes),
         "models": [str(path) for path in models],
@@ -79,7 +80,10 @@ def to_document(
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
-    return _plain(document)
+    plain = _plain(document)
+    if methods:
+        plain["comparisons"] = _plain(_comparisons(methods, *headline(plain)))
+    return plain
 
 
 def _sizes(protocol: Protocol) -> dict[str, int]:
@@ -124,20 +128,22 @@ def _truth_counts(protocol: Protocol, truth: Ragged) -> dict[str, Any]:
     }
 
 
-def _comparisons(methods: Sequence[Method]) -> list[dict[str, Any]]:
+def _comparisons(
+    methods: Sequence[Method], metric: str, tasks: Sequence[str]
+) -> list[dict[str, Any]]:
     """Each model against the best baseline of each task, user by user."""
     found = []
     others = [method for method in methods if method.interests is None]
     for model in methods:
-        for task, of in model.measured.values.items() if model.interests and others else ():
-            best = max(others, key=lambda x: x.measured.mean(task, SLICE_METRIC).mean)
-            difference = of[SLICE_METRIC] - best.measured.values[task][SLICE_METRIC]
+        for task in tasks if model.interests and others else ():
+            best = max(others, key=lambda x: x.measured.mean(task, metric).mean)
+            difference = model.measured.values[task][metric] - best.measured.values[task][metric]
             found.append(
                 {
                     "model": model.name,
                     "baseline": best.name,
                     "task": task,
-                    "metric": SLICE_METRIC,
+                    "metric": metric,
                     "difference": metrics.mean(difference),
                 }
             )

@@ -123,7 +123,7 @@ def test_the_ready_suites_load(path):
 
 
 def test_there_are_ready_suites():
-    names = {"shop_interests", "online_retail", "amazon_leave_one_out"}
+    names = {"shop_interests", "variants", "amazon_leave_one_out"}
     assert names <= {path.stem for path in SUITES.glob("*.json")}
     assert load_suite(SUITES / "amazon_leave_one_out.json").exclude_seen
     shop = load_suite(SUITES / "shop_interests.json")
@@ -131,7 +131,7 @@ def test_there_are_ready_suites():
     assert [x.model.interests for x in made] == [1, 2, 4, 8, 2, 4, 8, 1, 1]
     # a vector of GUI-EDI is as long as C vectors together
     assert [shop.size(entry) for entry in shop.configurations] == [1, 2, 4, 8, 2, 4, 8, 2, 4]
-    online = load_suite(SUITES / "online_retail.json")
-    made = [online.config(entry, 0) for entry in online.configurations]
+    variants = load_suite(SUITES / "variants.json")
+    made = [variants.config(entry, 0) for entry in variants.configurations]
     modes = {(x.model.interests, x.model.causal) for x in made}
     assert modes >= {(1, False), (4, False), (1, True), (4, True)}

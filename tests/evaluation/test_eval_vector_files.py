@@ -1,11 +1,14 @@
 """Vectors from elsewhere: what is read, what is refused, and who has none."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from guim_tf.evaluation import evaluate
+from guim_tf.evaluation.command import main
 from guim_tf.evaluation.ragged import ragged
 from guim_tf.evaluation.vector_files import VectorFileError, read_vectors
 from guim_tf.evaluation.vectors import rank_vectors, read
@@ -170,3 +173,18 @@ def test_files_that_do_not_fit(shop_protocol, tmp_path):
     ):
         with pytest.raises(VectorFileError, match=message):
             reading(*pair)
+
+
+def test_one_item_to_find_is_compared_once_by_its_hit_rate(shop_writer, tmp_path, capsys):
+    log = {"x": [(-2, "A"), (0.1, "B")], "y": [(-3, "A"), (-1, "B"), (0.2, "C")]}
+    write_npy(tmp_path / "u.npy", ["x", "y"], np.eye(2))
+    write_npy(tmp_path / "i.npy", ["B", "A"], np.eye(2))
+    arguments = ["--dataset", str(shop_writer(tmp_path / "dataset", log))]
+    arguments += ["--user-vectors", str(tmp_path / "u.npy")]
+    arguments += ["--item-vectors", str(tmp_path / "i.npy")]
+    assert main([*arguments, "--output", str(tmp_path / "report")]) == 0
+    (line,) = json.loads((tmp_path / "report" / "report.json").read_text())["comparisons"]
+    assert (line["task"], line["metric"]) == ("CMP-N", "recall@10")
+    # C has no vector and is never found; popularity finds all three items.
+    assert line["difference"]["mean"] == pytest.approx(-1 / 2)
+    assert "CMP-N HR@10: −.5000" in " ".join(capsys.readouterr().out.split())

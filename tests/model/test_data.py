@@ -174,6 +174,7 @@ def test_negatives_are_drawn_from_the_catalogue_anew_for_each_batch(shop_dataset
         assert (rows >= 0).all()
         np.testing.assert_array_equal(part[names.ITEM_INDEX], items.item_index[rows])
         np.testing.assert_array_equal(part[names.CATEGORY_INDEX], items.category_index[rows])
+    assert next(iter(dataset))["catalogue_size"] == len(items)
     assert (drawn[0][names.ITEM_KEY].numpy() != drawn[1][names.ITEM_KEY].numpy()).any()
     assert "negatives" not in next(iter(load_dataset(shop_dataset)))
 

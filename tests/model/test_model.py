@@ -252,9 +252,10 @@ def test_catalogue_negatives_are_negatives_of_those_who_do_not_have_them(batch):
     probability = np.full(32, 1 / 32)
     model = small_model(loss=loss, sampling_probability=probability)
     event = {name: value[0, :1] for name, value in batch["targets"].items()}  # of the first user
-    own = float(model.compute_loss(batch | {"negatives": event}))
+    size = tf.constant(30, tf.int64)
+    own = float(model.compute_loss(batch | {"negatives": event, "catalogue_size": size}))
     new = event | {names.ITEM_KEY: tf.constant([77], tf.int64)}
-    assert float(model.compute_loss(batch | {"negatives": new})) > own
+    assert float(model.compute_loss(batch | {"negatives": new, "catalogue_size": size})) > own
 
 
 def test_with_logq_a_whole_batch_weighs_an_item_by_how_often_a_batch_has_it(batch):
@@ -264,14 +265,16 @@ def test_with_logq_a_whole_batch_weighs_an_item_by_how_often_a_batch_has_it(batc
         loss=LossConfig(negatives_per_user=None, logq=True), sampling_probability=probability
     )
     events = collect(batch["history"], batch["targets"], None)
-    items = model._candidates(events, tf.zeros([21, 16]))
+    items = model._candidates(events, tf.zeros([21, 16]), None)
     p = probability[events.features[names.ITEM_INDEX]]
     np.testing.assert_allclose(items.probability, 1 - (1 - p) ** 21, rtol=1e-4)
     negatives = {name: value[0] for name, value in batch["targets"].items()}  # two events
     more = model._candidates(
-        collect(batch["history"], batch["targets"], negatives), tf.zeros([23, 16])
+        collect(batch["history"], batch["targets"], negatives),
+        tf.zeros([23, 16]),
+        tf.constant(1000, tf.int64),  # more than the item table has rows
     )
-    uniform = 1 - 1 / 32
+    uniform = 1 - 1 / 1000
     np.testing.assert_allclose(more.probability[:21], 1 - (1 - p) ** 21 * uniform**2, rtol=1e-4)
 
 
