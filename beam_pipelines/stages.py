@@ -203,14 +203,11 @@ def count_partition(
     if as_of is None:
         as_of = as_of_after(last_timestamp, holdout_days)
     events = read_arrow(plan.sequences(partition))
-    with _arrow_stream(plan.work / f"counts-{partition:05d}.arrow", COUNTS) as writer:
+    with _arrow_stream(plan.work / f"counts-{partition:05d}.arrow", vocabulary.COUNTS) as writer:
         writer.write_table(vocabulary.count_items(events, as_of=as_of))
     actions = vocabulary.actions_before(events, as_of=as_of)
     write_json(plan.work / f"actions-{partition:05d}.json", {"actions": actions})
     return partition
-
-
-COUNTS = pa.schema([("item_id", pa.string()), ("count", pa.int64())])
 
 
 # ------------------------------------------------------------------------------- encode

@@ -18,6 +18,8 @@ from beam_pipelines.examples import Catalogue
 from beam_pipelines.sequences import codes
 from guim_tf import schema
 
+# Of an item: events before the cut-off, and users with such an event in the last days before it.
+COUNTS = pa.schema([("item_id", pa.string()), ("count", pa.int64()), ("recent_buyers", pa.int64())])
 ATTRIBUTES = pa.schema(
     [
         ("item_id", pa.string()),
@@ -57,17 +59,28 @@ class Vocabularies:
 
 
 def count_items(events: pa.Table, *, as_of: int) -> pa.Table:
-    """`item_id`, `count` (events before `as_of`, maybe 0) of the items of compacted events."""
+    """`COUNTS` of the items of compacted events; both may be 0.
+
+    Recent buyers of parts of the events add up if each user's events are in one part.
+    """
     item, values = codes(events.column("item_id"))
-    before = events.column("timestamp").to_numpy() < as_of
-    counts = np.bincount(item[before], minlength=len(values))
-    return pa.table({"item_id": values, "count": pa.array(counts, pa.int64())})
+    user, _ = codes(events.column("user_id"))
+    time = events.column("timestamp").to_numpy()
+    before = time < as_of
+    recent = before & (time >= as_of - schema.RECENT_DAYS * schema.DAY)
+    pairs = np.unique(user[recent].astype(np.int64) * len(values) + item[recent])
+    counts = {
+        "count": np.bincount(item[before], minlength=len(values)),
+        "recent_buyers": np.bincount(pairs % max(len(values), 1), minlength=len(values)),
+    }
+    return pa.table({"item_id": values} | counts).cast(COUNTS)
 
 
 def add_counts(tables: list[pa.Table]) -> pa.Table:
-    """Adds up `item_id`, `count` tables."""
-    grouped = pa.concat_tables(tables).group_by("item_id").aggregate([("count", "sum")])
-    return pa.table({"item_id": grouped.column("item_id"), "count": grouped.column("count_sum")})
+    """Adds up tables of `COUNTS`."""
+    numbers = COUNTS.names[1:]
+    added = pa.concat_tables(tables).group_by("item_id").aggregate([(x, "sum") for x in numbers])
+    return added.select(["item_id", *(f"{x}_sum" for x in numbers)]).rename_columns(COUNTS.names)
 
 
 def actions_before(events: pa.Table, *, as_of: int) -> list[str]:
@@ -117,20 +130,20 @@ def join_catalogue(
     """Every known item once, most bought first and then by id.
 
     Args:
-      counts: `item_id`, `count` of the items in the events.
+      counts: `COUNTS` of the items in the events.
       attributes: `ATTRIBUTES` of the events.
       item_table: `item_id`, `category_id`, `title` of the user's own table, whose fields come
         first; its last row wins where an id stands twice.
 
     Returns:
-      `item_id`, `category_id`, `title`, `count`; text never null.
+      `item_id`, `category_id`, `title` and the other columns of `COUNTS`; text never null.
     """
     ids = counts.column("item_id").combine_chunks()
     if item_table is not None:
         ids = pc.unique(pa.concat_arrays([ids, item_table["item_id"].combine_chunks()]))
-    columns = {
-        "item_id": ids,
-        "count": _lookup(ids, counts["item_id"], counts["count"], pa.scalar(0, pa.int64())),
+    columns = {"item_id": ids} | {
+        name: _lookup(ids, counts["item_id"], counts[name], pa.scalar(0, pa.int64()))
+        for name in COUNTS.names[1:]
     }
     for field in FIELDS:
         seen = attributes.filter(pc.equal(attributes["field"], field))
@@ -231,7 +244,7 @@ def _write_items(
         "item_index": pa.array(index),
         "category_index": category_index,
         "title_tokens": tokens,
-    } | {name: catalogue[name] for name in ("item_id", "category_id", "title", "count")}
+    } | {name: catalogue[name] for name in ("category_id", "title", *COUNTS.names)}
     table = pa.table({name: columns[name] for name in schema.ITEM_COLUMNS})
     pq.write_table(table, folder / schema.ITEMS_FILE, row_group_size=ROW_GROUP)
 

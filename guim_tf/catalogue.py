@@ -15,7 +15,7 @@ class Catalogue:
     """The X items of a data set folder; attributes are the columns of `items.parquet`.
 
     item_id, category_id, title: `[X]` object, str; "" where there is none. item_key, item_index,
-    category_index, count: `[X]` int64.
+    category_index, count, recent_buyers: `[X]` int64.
 
     Args:
       folder: what `guim build-dataset` wrote.
@@ -44,9 +44,9 @@ class Catalogue:
         self.item_id, self.category_id, self.title = (
             columns[name].to_numpy() for name in ("item_id", "category_id", "title")
         )
-        self.item_key, self.item_index, self.category_index, self.count = (
+        self.item_key, self.item_index, self.category_index, self.count, self.recent_buyers = (
             columns[name].to_numpy()
-            for name in ("item_key", "item_index", "category_index", "count")
+            for name in ("item_key", "item_index", "category_index", "count", "recent_buyers")
         )
         self._tokens = columns["title_tokens"].combine_chunks()
 

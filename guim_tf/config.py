@@ -280,6 +280,9 @@ class RetrievalConfig:
     # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does; below 0 what was bought
     # goes down. Null lets the end of training choose it on the validation users.
     repeat_weight: float | None = 0.0
+    # Added to the cosine of the item that most users bought in the last 30 days, and in proportion
+    # to ln(1 + buyers) to others': see `popularity.prior`. Null as above.
+    popularity_weight: float | None = 0.0
     # Order the best of a served list by Eq. 2 with weights softmax_c(sharpness * cosine): see
     # `mixture.rescore`. Null leaves the order of Eq. 3, which `guim evaluate` always has.
     rescore_sharpness: float | None = None
@@ -291,6 +294,10 @@ class RetrievalConfig:
             "rescore_sharpness",
             "zero or more, or null",
         )
+
+
+# Where these are null, the end of training chooses them.
+CHOSEN_WEIGHTS = ("repeat_weight", "popularity_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,10 +333,11 @@ class Config:
                 diversity=1.0,
                 next_item=0.3,
                 catalogue_negatives=2000,
+                id_dropout=0.15,
             ),
             window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
             training=TrainingConfig(batch_size=64, patience=None),
-            retrieval=RetrievalConfig(repeat_weight=None),
+            retrieval=RetrievalConfig(repeat_weight=None, popularity_weight=None),
         )
 
 

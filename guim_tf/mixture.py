@@ -94,6 +94,7 @@ def prefer_repeats(
     seen: tf.Tensor,
     seen_embedding: tf.Tensor,
     weight: float,
+    seen_prior: tf.Tensor | None = None,
     exclude: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds `weight * ln(1 + times bought)` to the scores of items that a user has bought before.
@@ -109,6 +110,7 @@ def prefer_repeats(
       seen: `[B, N]` integer rows of the user's purchases, -1 for none.
       seen_embedding: `[B, N, d]`, their vectors, any length.
       weight: above 0 for goods that people buy again, below 0 for what they buy once.
+      seen_prior: `[B, N]`, what the scores found have beside the cosine, of purchases; None is 0.
       exclude: `[B, E]` rows that must not come back, or None.
 
     Returns:
@@ -123,6 +125,8 @@ def prefer_repeats(
     seen = tf.cast(seen, tf.int64)
     times = tf.math.count_nonzero(seen[:, :, None] == seen[:, None, :], axis=2, dtype=scores.dtype)
     boosted = tf.reduce_max(cosine, axis=1) + weight * tf.math.log1p(times)
+    if seen_prior is not None:
+        boosted += seen_prior
     return _merge(
         tf.concat([scores, boosted], axis=1),
         tf.concat([rows, seen], axis=1),
@@ -143,7 +147,7 @@ def rescore(
     """Orders a list by Eq. 2, which no index can search, and cuts it to k.
 
     The cosine of the interest that fetched an item gives way to `softmax_score`; what was added to
-    it, as by `prefer_repeats`, stays.
+    it, as by `prefer_repeats` and `popularity.prior`, stays.
 
     Args:
       found: rows `[B, N]`, scores `[B, N]`, interests `[B, N]`, as from `merge_interests`.

@@ -1,5 +1,8 @@
 """`guim index`: a catalogue's vectors and a user encoder as one SavedModel that recommends.
 
+What is indexed is an item's unit vector and, as one more coordinate, its prior (`popularity`).
+Users' queries have a 1 there, so that the inner product is cosine plus prior; items' have a 0.
+
 Two builds of the same model: `retrieval` searches with ScaNN, `retrieval_exact` by brute force with
 stock TensorFlow operations only. Rebuilding an index needs item vectors and no training.
 """
@@ -25,6 +28,7 @@ from guim_tf.encoders import encode_items, load_encoder
 from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, action_inputs, warmup_history
 from guim_tf.lookup import IdTable
 from guim_tf.mixture import merge_interests, prefer_repeats, rescore
+from guim_tf.popularity import prior, with_coordinate
 from guim_tf.schema import Schema
 
 SCANN, EXACT = "scann", "exact"
@@ -57,11 +61,11 @@ class Retrieval(tf.Module):
     """Encodes users, searches once for each of their vectors, merges the lists.
 
     Args:
-      search: a TFRS top-k layer over unit vectors that answers with catalogue rows.
+      search: a TFRS top-k layer over `with_coordinate(items, prior)`: answers catalogue rows.
       item_ids: the catalogue, row by row.
       catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
       user_encoder: the loaded SavedModel.
-      item_embedding: `[X, d]`, the catalogue's vectors; used where repeats are preferred or lists
+      indexed: `[X, d + 1]`, what `search` has indexed; used where repeats are preferred or lists
         scored anew.
       config: C, d, the weight of repeats and the sharpness of Eq. 2.
     """
@@ -73,7 +77,7 @@ class Retrieval(tf.Module):
         item_ids: list[str],
         catalogue_file: str,
         user_encoder: tf.Module,
-        item_embedding: np.ndarray,
+        indexed: np.ndarray,
         config: Config,
     ) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ class Retrieval(tf.Module):
         self._repeat_weight = config.retrieval.repeat_weight
         self._sharpness = config.retrieval.rescore_sharpness
         if self._repeat_weight or self._sharpness is not None:
-            self.vectors = tf.Variable(item_embedding, trainable=False, name="item_embedding")
+            self.indexed = tf.Variable(indexed, trainable=False, name="indexed")
 
     def recommend(
         self,
@@ -101,7 +105,7 @@ class Retrieval(tf.Module):
         exclude_seen: tf.Tensor,
         action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The best k items of each user: ids, cosines and the interest that brought each."""
+        """The best k items of each user: ids, scores and the interest that brought each."""
         users = self.user_encoder.signatures["encode_users"](
             item_id=item_id,
             category_id=category_id,
@@ -114,21 +118,23 @@ class Retrieval(tf.Module):
         exclude = tf.where(exclude_seen, seen, -1)
         wanted = self._listed(k)
         if self._repeat_weight:
+            of_seen = tf.gather(self.indexed, tf.maximum(seen, 0))
             found = prefer_repeats(
-                self._search(users, wanted, seen),
+                self._search(users, wanted, exclude=seen),
                 users,
                 seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
-                seen_embedding=tf.gather(self.vectors, tf.maximum(seen, 0)),
+                seen_embedding=of_seen[..., :-1],
+                seen_prior=of_seen[..., -1],
                 weight=self._repeat_weight,
                 exclude=exclude,
             )
         else:
-            found = self._search(users, wanted, exclude)
+            found = self._search(users, wanted, exclude=exclude)
         return self._answer(*self._rescored(found, users, k))
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to each vector `[B, d]`."""
-        answer = self._answer(*self._search(item_embedding[:, None, :], k))
+        """The items nearest to each vector `[B, d]`, by the cosine alone."""
+        answer = self._answer(*self._search(item_embedding[:, None, :], k, of_users=False))
         return {"item_id": answer["item_id"], "score": answer["score"]}
 
     def nearest_items_to_user(
@@ -149,16 +155,22 @@ class Retrieval(tf.Module):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if self._sharpness is None:
             return found
-        vectors = tf.gather(self.vectors, tf.maximum(found[0], 0))
+        vectors = tf.gather(self.indexed, tf.maximum(found[0], 0))[..., :-1]
         return rescore(found, users, found_embedding=vectors, sharpness=self._sharpness, k=k)
 
     def _search(
-        self, users: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor | None = None
+        self,
+        vectors: tf.Tensor,
+        k: tf.Tensor,
+        *,
+        exclude: tf.Tensor | None = None,
+        of_users: bool = True,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Rows, scores and interests `[B, k]`: one search for each vector, merged."""
         tf.debugging.assert_positive(k, message="k must be at least 1")
-        shape = tf.shape(users)
-        queries = tf.reshape(tf.math.l2_normalize(users, axis=-1), [-1, self._dim])
+        shape = tf.shape(vectors)
+        unit = tf.reshape(tf.math.l2_normalize(vectors, axis=-1), [-1, self._dim])
+        queries = tf.pad(unit, [[0, 0], [0, 1]], constant_values=1.0 if of_users else 0.0)
         excluded = 0 if exclude is None else tf.shape(exclude)[1]
         fetch = tf.minimum(k + excluded, self._items)  # so that k are left without the seen ones
         scores, rows = self.search(queries, k=fetch)
@@ -244,8 +256,10 @@ def build_index(
         items = encode_items(load_encoder(models, ITEM_ENCODER, schema=schema)[1], catalogue)
     else:
         items = read_vectors(vectors, catalogue)
-    exact = tfrs.layers.factorized_top_k.BruteForce().index(tf.constant(items))
-    search, recall = (exact, None) if build == EXACT else _tune_scann(items, exact, min_recall)
+    weight = config.retrieval.popularity_weight or 0.0
+    indexed = with_coordinate(items, prior(catalogue.recent_buyers, weight))
+    exact = tfrs.layers.factorized_top_k.BruteForce().index(tf.constant(indexed))
+    search, recall = (exact, None) if build == EXACT else _tune_scann(indexed, exact, min_recall)
     with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the file
         file = str(pathlib.Path(folder, "catalogue.tsv"))
         names.write_vocabulary(file, catalogue.item_id.tolist(), [0] * len(catalogue))
@@ -254,7 +268,7 @@ def build_index(
             item_ids=catalogue.item_id.tolist(),
             catalogue_file=file,
             user_encoder=user_encoder,
-            item_embedding=items,
+            indexed=indexed,
             config=config,
         )
         saved = save(
@@ -284,16 +298,16 @@ def read_vectors(path: str | pathlib.Path, catalogue: Catalogue) -> np.ndarray:
     return np.ascontiguousarray(values[[row[item] for item in catalogue.item_id]])
 
 
-def _tune_scann(items: np.ndarray, exact: Search, min_recall: float) -> tuple[Search, float]:
-    """The fastest ScaNN settings that reach a recall, measured on a sample of the vectors."""
-    count = len(items)
+def _tune_scann(indexed: np.ndarray, exact: Search, min_recall: float) -> tuple[Search, float]:
+    """The fastest ScaNN settings that reach a recall, measured as if users had items' vectors."""
+    count = len(indexed)
     if count < _SMALLEST_SCANN:
         raise ValueError(
             f"The catalogue has {count} items and ScaNN needs {_SMALLEST_SCANN}. Use --build exact."
         )
     leaves = max(1, round(count**0.5))
     sample = np.random.default_rng(0).choice(count, min(count, _MEASURED_QUERIES), replace=False)
-    queries = tf.constant(items[np.sort(sample)])
+    queries = tf.constant(with_coordinate(indexed[np.sort(sample), :-1], 1.0))
     k = min(_MEASURED_K, count)
     truth = exact(queries, k=k)[1].numpy()
     for share, reorder in _LADDER:
@@ -303,7 +317,7 @@ def _tune_scann(items: np.ndarray, exact: Search, min_recall: float) -> tuple[Se
             num_leaves=leaves,
             num_leaves_to_search=searched,
             num_reordering_candidates=min(reorder, count),
-        ).index(tf.constant(items))
+        ).index(tf.constant(indexed))
         found = scann(queries, k=k)[1].numpy()
         hits = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]
         recall = float(np.mean(hits) / k)

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from guim_tf.config import Config, ConfigError, RetrievalConfig, load, to_json
+from guim_tf.config import (
+    CHOSEN_WEIGHTS,
+    Config,
+    ConfigError,
+    RetrievalConfig,
+    load,
+    to_json,
+)
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.schema import Schema
@@ -74,7 +81,7 @@ def build_model(
 def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
     """The best weights of a run, with what they were trained by.
 
-    A `retrieval.repeat_weight` of null becomes the one that training chose; 0 before its end.
+    Weights of `retrieval` that are null become those that training chose; 0 before its end.
 
     Raises:
       ConfigError: the folder is no run, or no epoch has ended yet.
@@ -86,8 +93,7 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
             f"{run} holds no trained weights: no epoch of `guim train` has ended there yet."
         )
     config = load(Config, run / CONFIG_FILE)
-    if config.retrieval.repeat_weight is None:
-        config = dataclasses.replace(config, retrieval=RetrievalConfig(_chosen_weight(run)))
+    config = dataclasses.replace(config, retrieval=_chosen(run, config.retrieval))
     schema = Schema.load(run)
     model = build_model(schema, config)
     tf.train.Checkpoint(model=model).restore(
@@ -96,9 +102,11 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
     return model, config, schema
 
 
-def _chosen_weight(run: pathlib.Path) -> float:
+def _chosen(run: pathlib.Path, asked: RetrievalConfig) -> RetrievalConfig:
     file = run / RESULT_FILE
-    return json.loads(file.read_text(encoding="utf-8"))["repeat_weight"] if file.is_file() else 0.0
+    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    open_ones = [name for name in CHOSEN_WEIGHTS if getattr(asked, name) is None]
+    return dataclasses.replace(asked, **{name: result.get(name, 0.0) for name in open_ones})
 
 
 def read_history(run: str | pathlib.Path) -> list[dict[str, Any]]:

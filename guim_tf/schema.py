@@ -12,6 +12,7 @@ from typing import Any
 
 VERSION = 1
 DAY = 86_400  # seconds
+RECENT_DAYS = 30  # what "recent" means where popularity is concerned
 TIME_UNITS = {"day": DAY, "hour": 3_600}  # seconds
 
 # Features of a training record: one `tf.train.Example` a user, events in time order.
@@ -54,7 +55,8 @@ ITEM_COLUMNS = (
     "category_index",  # int64
     "title",  # string, "" where there is none
     "title_tokens",  # list<int64>
-    "count",  # int64: events before `Schema.as_of`; gives logQ
+    "count",  # int64: events before `Schema.as_of`
+    "recent_buyers",  # int64: users with such an event in the RECENT_DAYS before it
 )
 
 

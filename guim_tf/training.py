@@ -10,7 +10,15 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import MODES, Config, ConfigError, from_dict, load_over
+from guim_tf.config import (
+    CHOSEN_WEIGHTS,
+    MODES,
+    Config,
+    ConfigError,
+    RetrievalConfig,
+    from_dict,
+    load_over,
+)
 from guim_tf.data import (
     cut_batches,
     load_dataset,
@@ -44,7 +52,8 @@ class TrainResult:
 
     epochs: epochs trained; best_epoch: the one to export, counted from 1; best: its validation
     recall@100, or None where no validation user has an event on each side of T; minutes: time spent
-    in epochs; repeat_weight: that of the configuration, or the one chosen where it has null.
+    in epochs; repeat_weight, popularity_weight: those of the configuration, or the ones chosen
+    where it has null.
     """
 
     run: str
@@ -58,6 +67,7 @@ class TrainResult:
     minutes: float
     seed: int
     repeat_weight: float
+    popularity_weight: float
 
 
 def train(
@@ -135,17 +145,18 @@ def train(
         parameters=sum(int(tf.size(v)) for v in model.trainable_variables),
         minutes=round(sum(line["seconds"] for line in read_history(run)) / 60, 2),
         seed=config.training.seed,
-        repeat_weight=_repeat_weight(run, config, validation),
+        **_weights(run, config.retrieval, validation),
     )
     write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
     return result
 
 
-def _repeat_weight(run: pathlib.Path, config: Config, validation: Validation) -> float:
-    asked = config.retrieval.repeat_weight
-    if asked is not None:
-        return asked
-    return validation.best_repeat_weight(load_run(run)[0]) if validation.users else 0.0
+def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) -> dict[str, float]:
+    """`CHOSEN_WEIGHTS` by name: as asked, or by the validation users; 0 where there is none."""
+    weights = {name: getattr(asked, name) for name in CHOSEN_WEIGHTS}
+    if validation.users and None in weights.values():
+        return validation.best_weights(load_run(run)[0], **weights)
+    return {name: weight or 0.0 for name, weight in weights.items()}
 
 
 def _passes(

@@ -1,7 +1,9 @@
 """Validation users: the benchmark's CMP-L at the training cut-off, and what is chosen by it."""
 
 import contextlib
+import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,19 +11,23 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import WindowConfig
+from guim_tf.config import CHOSEN_WEIGHTS, WindowConfig
 from guim_tf.data import history_at
 from guim_tf.evaluation import metrics
-from guim_tf.evaluation.protocol import Protocol, ProtocolError, load_protocol
+from guim_tf.evaluation.baselines import recent_buyers
+from guim_tf.evaluation.protocol import Protocol, ProtocolError, load_protocol, read_events
 from guim_tf.evaluation.repeats import HabitSearch
 from guim_tf.evaluation.search import Found, search
 from guim_tf.evaluation.tasks import K, truths
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
+from guim_tf.popularity import prior
+from guim_tf.schema import Schema
 
 # From never again to habits alone; what lies between two of them makes no difference to see.
 REPEAT_WEIGHTS = (-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
-REPEAT_MOMENTS = 6
+POPULARITY_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+MOMENTS = 6
 _USERS_AT_ONCE = 256
 
 
@@ -52,22 +58,53 @@ class Validation:
         found = search(self._users(model, self._protocol), self._items(model), K)
         return metrics.mean(_recalls(self._protocol, found)).mean
 
-    def best_repeat_weight(self, model: GUIM) -> float:
-        """The weight of `mixture.prefer_repeats` with the highest recall@100; needs a user.
+    def best_weights(
+        self,
+        model: GUIM,
+        *,
+        repeat_weight: float | None = None,
+        popularity_weight: float | None = None,
+    ) -> dict[str, float]:
+        """The weights of `mixture.prefer_repeats` and `popularity.prior` with the best recall@100.
 
-        A few users tell little: they are asked at T and at `REPEAT_MOMENTS - 1` earlier moments.
+        A few users tell little: they are asked at T and at `MOMENTS - 1` earlier moments. Needs a
+        user. A weight that is given stays.
         """
+        repeats = REPEAT_WEIGHTS if repeat_weight is None else (repeat_weight,)
+        populars = POPULARITY_WEIGHTS if popularity_weight is None else (popularity_weight,)
+        protocols = [
+            protocol
+            for moment in range(MOMENTS)
+            if (protocol := self._at(self._cutoff - moment * self._window.target_days * names.DAY))
+        ]
+        recent = self._recent_buyers([protocol.as_of for protocol in protocols])
         items = self._items(model)
-        recalls: dict[float, list[np.ndarray]] = {weight: [] for weight in REPEAT_WEIGHTS}
-        for moment in range(REPEAT_MOMENTS):
-            protocol = self._at(self._cutoff - moment * self._window.target_days * names.DAY)
-            if protocol is not None:
-                history = protocol.history.items
-                habits = HabitSearch(self._users(model, protocol), items, history, K)
-                for weight, of in recalls.items():
-                    of.append(_recalls(protocol, habits.lists(weight)))
-        means = {w: metrics.mean(np.concatenate(of)).mean for w, of in recalls.items()}
-        return max(REPEAT_WEIGHTS, key=lambda w: (means[w], -abs(w)))
+        recalls: dict[tuple[float, float], list[np.ndarray]] = {
+            pair: [] for pair in itertools.product(repeats, populars)
+        }
+        for protocol, buyers in zip(protocols, recent, strict=True):
+            users, history = self._users(model, protocol), protocol.history.items
+            for popular in populars:
+                lists = HabitSearch(users, items, history, K, prior=prior(buyers, popular)).lists
+                for repeat in repeats:
+                    recalls[repeat, popular].append(_recalls(protocol, lists(repeat)))
+        means = {pair: metrics.mean(np.concatenate(of)).mean for pair, of in recalls.items()}
+        best = max(means, key=lambda pair: (means[pair], -abs(pair[0]), -pair[1]))
+        return dict(zip(CHOSEN_WEIGHTS, best, strict=True))
+
+    def _recent_buyers(self, moments: Sequence[int]) -> np.ndarray:
+        """How many of all users bought each item just before each moment: `[moments, X]`."""
+        schema, size = Schema.load(self._dataset), len(self._catalogue)
+        found = np.zeros((len(moments), size), np.float32)
+        for _, events in read_events(
+            self._dataset,
+            schema=schema,
+            catalogue=self._catalogue,
+            splits=(names.TRAIN, names.VALIDATION),
+        ):
+            for row, moment in zip(found, moments, strict=True):
+                row += recent_buyers(events, moment, size)
+        return found
 
     def _at(self, cutoff: int) -> Protocol | None:
         with contextlib.suppress(ProtocolError):  # nobody has events on both sides

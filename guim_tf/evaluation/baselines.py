@@ -11,11 +11,10 @@ import numpy as np
 
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.ragged import Events, Ragged
-from guim_tf.schema import DAY
+from guim_tf.schema import DAY, RECENT_DAYS
 
 EASE_LAMBDA = 200.0
 EASE_MAX_ITEMS = 20_000  # X * X floats and their inverse must fit in memory
-RECENT_DAYS = 30
 RECENT_WEIGHT = 0.5
 _CHUNK_SCORES = 4_000_000
 
@@ -33,9 +32,7 @@ def baselines(protocol: Protocol) -> tuple[list[Baseline], list[str]]:
     """The baselines that fit this catalogue, and for each that doesn't a sentence that says why."""
     items = len(protocol.catalogue)
     ever = buyers(protocol.past, items)
-    recent = buyers(
-        protocol.past.between(protocol.as_of - RECENT_DAYS * DAY, protocol.as_of), items
-    )
+    recent = recent_buyers(protocol.past, protocol.as_of, items)
     found = [
         Baseline(
             "popular, all time",
@@ -78,6 +75,11 @@ def baselines(protocol: Protocol) -> tuple[list[Baseline], list[str]]:
 def buyers(events: Events, items: int) -> np.ndarray:
     """Distinct users of each item: `[items]` float32."""
     return np.bincount(events.items.distinct().values, minlength=items).astype(np.float32)
+
+
+def recent_buyers(events: Events, as_of: int, items: int) -> np.ndarray:
+    """The same of the last `RECENT_DAYS` days before a moment."""
+    return buyers(events.between(as_of - RECENT_DAYS * DAY, as_of), items)
 
 
 def counts(lists: Ragged, items: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.search import COSINE
 from guim_tf.evaluation.tasks import Measured, measure, rank, truths
 from guim_tf.evaluation.vectors import Vectors, rank_vectors
+from guim_tf.schema import RECENT_DAYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +78,17 @@ def evaluate_matching(
 
 def _definition(vectors: Vectors) -> str:
     compared = "cosine" if vectors.score == COSINE else "dot product"
-    habits = (
-        f", plus {vectors.repeat_weight:g} ln(1 + how often the user has bought it)"
-        if vectors.repeat_weight
-        else ""
-    )
+    added = ""
+    if vectors.repeat_weight:
+        added += f", plus {vectors.repeat_weight:g} ln(1 + how often the user has bought it)"
+    if vectors.item_prior is not None:
+        added += (
+            f", plus up to {vectors.item_prior.max():g} by how many users bought the item in the "
+            f"last {RECENT_DAYS} days"
+        )
     return (
         f"Exact search: the highest {compared} of a user's {vectors.interests} interest vectors "
-        f"with an item's vector (Eq. 3){habits}."
+        f"with an item's vector (Eq. 3){added}."
     )
 
 

@@ -6,15 +6,16 @@ import numpy as np
 
 from guim_tf.evaluation import metrics
 from guim_tf.evaluation.ragged import Ragged
-from guim_tf.evaluation.search import Found, search
+from guim_tf.evaluation.search import DOT, Found, search
 from guim_tf.evaluation.tasks import K
+from guim_tf.popularity import with_coordinate
 
 _USERS_AT_ONCE = 256
 _NOBODY = np.iinfo(np.int64).max
 
 
 class HabitSearch:
-    """Exact search in which `weight * ln(1 + times bought)` is added to bought items' cosines.
+    """Exact search in which `weight * ln(1 + times bought)` is added to bought items' scores.
 
     What users have not bought is searched for once, for whatever weights are asked for.
 
@@ -24,6 +25,7 @@ class HabitSearch:
       history: each user's purchases as item rows, one a purchase.
       k: length of a list.
       exclude: rows that must not come back, beside the purchases.
+      prior: `[X]`, added to every cosine; see `guim_tf.popularity`.
     """
 
     def __init__(
@@ -34,14 +36,17 @@ class HabitSearch:
         k: int = K,
         *,
         exclude: Ragged | None = None,
+        prior: np.ndarray | None = None,
     ) -> None:
         self._k = k
         bought = history.distinct()
-        self._new = search(user_embedding, item_embedding, k, exclude=_union(bought, exclude))
+        users = with_coordinate(user_embedding, 1.0)
+        items = with_coordinate(item_embedding, 0.0 if prior is None else prior)
+        self._new = search(users, items, k, score=DOT, exclude=_union(bought, exclude))
         if exclude is not None:
             bought = bought.where(~exclude.contains(bought.owners, bought.values))
         self._bought = bought
-        self._scores, self._interests = _cosines(user_embedding, item_embedding, bought)
+        self._scores, self._interests = _best_of(users, items, bought)
         self._times = _times(history, bought)
 
     def lists(self, weight: float) -> Found:
@@ -97,23 +102,16 @@ def _union(a: Ragged, b: Ragged | None) -> Ragged:
     return Ragged(offsets, np.concatenate([a.values, b.values])[order]).distinct()
 
 
-def _cosines(users: np.ndarray, items: np.ndarray, pairs: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 3 of each pair and the interest that gave it: `[pairs]` float32 and int64."""
+def _best_of(users: np.ndarray, items: np.ndarray, pairs: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """The best interest's score of each pair, and which it is: `[pairs]` float32 and int64."""
     scores = np.empty(len(pairs.values), np.float32)
     interests = np.empty(len(pairs.values), np.int64)
     for start in range(0, len(pairs), _USERS_AT_ONCE):
         stop = min(start + _USERS_AT_ONCE, len(pairs))
         flat = slice(pairs.offsets[start], pairs.offsets[stop])
-        cosine = np.einsum(
-            "pcd,pd->pc", _unit(users)[pairs.owners[flat]], _unit(items)[pairs.values[flat]]
-        )
-        scores[flat], interests[flat] = cosine.max(axis=1), cosine.argmax(axis=1)
+        every = np.einsum("pcd,pd->pc", users[pairs.owners[flat]], items[pairs.values[flat]])
+        scores[flat], interests[flat] = every.max(axis=1), every.argmax(axis=1)
     return scores, interests
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
 
 
 def _times(history: Ragged, bought: Ragged) -> np.ndarray:

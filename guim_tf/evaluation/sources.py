@@ -82,8 +82,8 @@ class Sources:
             vectors = encode(self.models, protocol)
             name = f"GUIM, C = {vectors.interests}"
             found[name] = vectors
-            if vectors.repeat_weight:
-                found[f"{name}, vectors alone"] = dataclasses.replace(vectors, repeat_weight=0.0)
+            if vectors.repeat_weight or vectors.item_prior is not None:
+                found[f"{name}, vectors alone"] = vectors.alone
         if self.given is not None and self.given.items is not None:
             vectors = read(
                 self.given.users,

@@ -11,6 +11,7 @@ from guim_tf.artifacts import CONFIG_FILE, EXTRA
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, load
 from guim_tf.encoders import ModelError, encode_items, encode_users, load_encoder
+from guim_tf.evaluation.baselines import recent_buyers
 from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.ragged import Ragged
@@ -18,6 +19,7 @@ from guim_tf.evaluation.repeats import HabitSearch
 from guim_tf.evaluation.search import COSINE, search
 from guim_tf.evaluation.tasks import K
 from guim_tf.evaluation.vector_files import read_vectors
+from guim_tf.popularity import prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Vectors:
       sources: the version folders or the files that they came from.
       score: how they are compared, "cosine" or "dot".
       repeat_weight: of `mixture.prefer_repeats`, for vectors of exported models.
+      item_prior: `[X]` float32, added to an item's cosines (`guim_tf.popularity`), or None.
       has_user: `[U]` bool, or None where every user has vectors.
       has_item: `[X]` bool, or None where every item has one.
     """
@@ -39,6 +42,7 @@ class Vectors:
     sources: tuple[pathlib.Path, ...]
     score: str = COSINE
     repeat_weight: float = 0.0
+    item_prior: np.ndarray | None = None
     has_user: np.ndarray | None = None
     has_item: np.ndarray | None = None
 
@@ -46,6 +50,11 @@ class Vectors:
     def interests(self) -> int:
         """C."""
         return self.user_embedding.shape[1]
+
+    @property
+    def alone(self) -> Vectors:
+        """The same without what is added to the scores."""
+        return dataclasses.replace(self, repeat_weight=0.0, item_prior=None)
 
     @property
     def user_rows(self) -> np.ndarray:
@@ -87,8 +96,15 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
             f"{user_path} gives vectors of size {users.shape[2]} and {item_path} of size "
             f"{items.shape[1]}; expected one size. Export both from the same run."
         )
-    weight = load(Config, user_path / EXTRA / CONFIG_FILE).retrieval.repeat_weight
-    return Vectors(users, items, (user_path, item_path), repeat_weight=weight or 0.0)
+    chosen = load(Config, user_path / EXTRA / CONFIG_FILE).retrieval
+    recent = recent_buyers(protocol.past, protocol.as_of, len(items))
+    return Vectors(
+        users,
+        items,
+        (user_path, item_path),
+        repeat_weight=chosen.repeat_weight or 0.0,
+        item_prior=prior(recent, weight) if (weight := chosen.popularity_weight) else None,
+    )
 
 
 def user_vectors(
@@ -141,15 +157,20 @@ def rank_vectors(
       vectors: of users and items.
       k: length of a ranking.
       history: catalogue rows that each user has bought, one a purchase; with it lists follow
-        `vectors.repeat_weight`.
+        `vectors.repeat_weight` and `vectors.item_prior`.
       exclude: catalogue rows that must not come back, a list for each user.
 
     Returns:
       catalogue rows `[U, k]` int64 and the interest that won each `[U, k]` int64; -1 for none.
     """
-    if history is not None and vectors.repeat_weight:
+    if history is not None and (vectors.repeat_weight or vectors.item_prior is not None):
         habits = HabitSearch(
-            vectors.user_embedding, vectors.item_embedding, history, k, exclude=exclude
+            vectors.user_embedding,
+            vectors.item_embedding,
+            history,
+            k,
+            exclude=exclude,
+            prior=vectors.item_prior,
         )
         lists = habits.lists(vectors.repeat_weight)
         return lists.rows, lists.interests

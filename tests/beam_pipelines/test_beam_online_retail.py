@@ -47,6 +47,8 @@ def test_the_cut_off_is_thirty_days_before_the_end(online_retail_dataset):
 def test_counts_of_the_catalogue_are_those_of_the_records(online_retail_dataset):
     """Counted again from the records themselves, with TensorFlow's own parser."""
     counts: collections.Counter[int] = collections.Counter()
+    buyers: collections.Counter[int] = collections.Counter()
+    recent = range(AS_OF - 30 * schema.DAY, AS_OF)
     for path in sorted(online_retail_dataset.glob("*/part-*.tfrecord*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
@@ -54,8 +56,11 @@ def test_counts_of_the_catalogue_are_those_of_the_records(online_retail_dataset)
             keys = features["item_key"].int64_list.value
             assert list(times) == sorted(times)
             counts.update(key for key, time in zip(keys, times, strict=True) if time < AS_OF)
+            buyers.update({key for key, time in zip(keys, times, strict=True) if time in recent})
     items = pq.read_table(online_retail_dataset / "items.parquet").to_pydict()
     stated = dict(zip(items["item_key"], items["count"], strict=True))
     assert {key: count for key, count in stated.items() if count} == counts
+    stated = dict(zip(items["item_key"], items["recent_buyers"], strict=True))
+    assert {key: count for key, count in stated.items() if count} == buyers
     order = list(zip([-count for count in items["count"]], items["item_id"], strict=True))
     assert order == sorted(order)

@@ -34,16 +34,47 @@ def test_only_events_before_the_cut_off_count():
     events = compacted(
         [("u", "x", 1, "buy"), ("v", "x", 9, "view"), ("u", "y", 10, "gift"), ("u", "x", 2, "")]
     )
-    counts = vocabulary.count_items(events, as_of=10)
-    assert dict(zip(*counts.to_pydict().values(), strict=True)) == {"x": 3, "y": 0}
+    counts = vocabulary.count_items(events, as_of=10).to_pydict()
+    assert dict(zip(counts["item_id"], counts["count"], strict=True)) == {"x": 3, "y": 0}
     assert vocabulary.actions_before(events, as_of=10) == ["buy", "view"]
 
 
+def test_recent_buyers_are_users_of_the_last_thirty_days_before_the_cut_off():
+    day, as_of = schema.DAY, 100 * schema.DAY
+    events = compacted(
+        [
+            ("u", "x", as_of - 1, ""),
+            ("u", "x", as_of - 30 * day, ""),  # the same user again, in the first second
+            ("v", "x", as_of - 30 * day - 1, ""),  # too early
+            ("v", "x", as_of, ""),  # too late
+            ("v", "y", as_of - day, ""),
+            ("w", "y", as_of - day, ""),
+            ("w", "z", 5, ""),
+        ]
+    )
+    counts = vocabulary.count_items(events, as_of=as_of).to_pydict()
+    assert dict(zip(counts["item_id"], counts["recent_buyers"], strict=True)) == {
+        "x": 1,
+        "y": 2,
+        "z": 0,
+    }
+
+
+def test_a_part_without_events_counts_nothing():
+    empty = compacted([("u", "x", 1, "")]).slice(0, 0)
+    assert vocabulary.count_items(empty, as_of=10).schema == vocabulary.COUNTS
+
+
 def test_counts_of_partitions_add_up():
-    parts = [pa.table({"item_id": ["a", "b"], "count": [1, 2]})]
-    parts += [pa.table({"item_id": ["b", "c"], "count": [5, 0]})]
-    total = vocabulary.add_counts(parts).to_pydict()
-    assert dict(zip(total["item_id"], total["count"], strict=True)) == {"a": 1, "b": 7, "c": 0}
+    parts = [pa.table({"item_id": ["a", "b"], "count": [1, 2], "recent_buyers": [0, 1]})]
+    parts += [pa.table({"item_id": ["b", "c"], "count": [5, 0], "recent_buyers": [2, 0]})]
+    total = vocabulary.add_counts(parts)
+    assert {tuple(row.values()) for row in total.to_pylist()} == {
+        ("a", 1, 0),
+        ("b", 7, 3),
+        ("c", 0, 0),
+    }
+    assert total.schema == vocabulary.COUNTS
 
 
 def test_the_latest_value_that_is_none_empty_wins_and_of_equal_times_the_last():
@@ -67,7 +98,13 @@ def test_latest_of_pieces_is_latest_of_all():
 
 
 def test_the_catalogue_holds_items_of_the_events_and_of_the_table():
-    counts = pa.table({"item_id": ["b", "a", "new", "z"], "count": [3, 3, 0, 7]})
+    counts = pa.table(
+        {
+            "item_id": ["b", "a", "new", "z"],
+            "count": [3, 3, 0, 7],
+            "recent_buyers": [1, 2, 0, 3],
+        }
+    )
     seen = attributes([("a", 1, "seen", "seen a"), ("z", 1, "seen", "seen z")])
     table = pa.table(
         {
@@ -87,6 +124,7 @@ def test_the_catalogue_holds_items_of_the_events_and_of_the_table():
         ("never sold", 0, "n", "n"),
         ("new", 0, "", ""),
     ]
+    assert catalogue["recent_buyers"].to_pylist() == [3, 2, 1, 0, 0]
 
 
 def test_top_breaks_ties_by_token():
@@ -99,6 +137,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         {
             "item_id": ["a", "b", "c", "d"],
             "count": [9, 5, 5, 0],
+            "recent_buyers": [0, 4, 1, 0],
             "category_id": ["k", "k", "m", "late"],
             "title": ["Red mug, RED tea cup", "red Mug", "blue", "late red word"],
         }
@@ -128,6 +167,7 @@ def test_items_parquet_has_a_row_an_item_in_vocabulary_order(folder):
     assert rows["item_index"] == [2, 3, 1, 1]  # after the first two: the common row
     assert rows["category_index"] == [2, 2, 1, 1]
     assert rows["count"] == [9, 5, 5, 0]
+    assert rows["recent_buyers"] == [0, 4, 1, 0]
     assert rows["item_key"] == [schema.fingerprint64(each) for each in "abcd"]
     assert rows["title_tokens"][:3] == [[2, 1, 2], [2, 1], [3]]  # mug 1, red 2, blue 3
     late, red, word = rows["title_tokens"][3]

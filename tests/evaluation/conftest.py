@@ -49,6 +49,10 @@ def write_shop(
         item: sum(day < 0 and name == item for of in log.values() for day, name in of)
         for item in items
     }
+    recent = {
+        item: sum(any(-30 <= day < 0 and name == item for day, name in of) for of in log.values())
+        for item in items
+    }
     items.sort(key=lambda item: (-count[item], item))
     index = {item: 2 + row if count[item] else 1 for row, item in enumerate(items)}
     known = [item for item in items if count[item]]
@@ -61,6 +65,7 @@ def write_shop(
         "title": [TITLES.get(item, item) for item in items],
         "title_tokens": [[1]] * len(items),
         "count": [count[item] for item in items],
+        "recent_buyers": [recent[item] for item in items],
     }
     folder.mkdir(parents=True)
     pq.write_table(pa.table(rows), folder / "items.parquet")

@@ -41,6 +41,15 @@ def test_weight_zero_is_plain_search():
     np.testing.assert_allclose(habits.scores, plain.scores, atol=1e-6)
 
 
+def test_a_prior_is_added_to_bought_and_new_items_alike():
+    prior = np.array([0, 0.3, 0, 0, 0.2], np.float32)
+    found = HabitSearch(USER, ITEMS, ragged([[2, 4]]), 5, prior=prior).lists(0.5)
+    expected = np.array([1.0, 1.1, 0.5 * np.log(2), 0.8, 0.2 + 0.5 * np.log(2)])
+    assert found.rows[0].tolist() == [1, 0, 3, 4, 2]
+    np.testing.assert_allclose(found.scores[0], expected[[1, 0, 3, 4, 2]], rtol=1e-6)
+    assert found.interests[0].tolist() == [1, 0, 0, 0, 1]
+
+
 @pytest.mark.parametrize("weight", [0.3, -0.4])
 def test_evaluation_ranks_as_the_served_model_does(weight):
     rng = np.random.default_rng(1)

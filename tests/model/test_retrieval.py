@@ -18,6 +18,9 @@ from guim_tf.config import Config, RetrievalConfig, to_json
 from guim_tf.config import load as load_config
 from guim_tf.data import shard_files
 from guim_tf.encoders import encode_items
+from guim_tf.evaluation.ragged import ragged
+from guim_tf.evaluation.repeats import HabitSearch
+from guim_tf.popularity import prior
 from guim_tf.retrieval import (
     build_index,
     main,
@@ -242,6 +245,44 @@ def test_a_model_that_prefers_repeats_brings_back_what_was_bought(
     np.testing.assert_array_equal(
         preferring(**unseen)["item_id"].numpy(), plain(**unseen)["item_id"].numpy()
     )
+
+
+@pytest.mark.parametrize("repeat_weight", [0.0, 0.4])
+def test_a_model_that_knows_what_sells_ranks_as_evaluation_does(
+    repeat_weight, shop_models, shop_dataset, catalogue, items, tmp_path
+):
+    settings = RetrievalConfig(repeat_weight=repeat_weight, popularity_weight=0.5)
+    models = with_retrieval(settings, shop_models, shop_dataset, tmp_path)
+    served = load(models, "retrieval_exact")
+    bought = [7, 3, 3, 9]
+    wish = request(catalogue, bought, k=20, exclude_seen=False)
+    answer = served["recommend"](**wish)
+    given = {name: x for name, x in wish.items() if name not in ("k", "exclude_seen")}
+    user = load(models, "user_encoder")["encode_users"](**given)["user_embedding"].numpy()
+    most = prior(catalogue.recent_buyers, 0.5)
+    assert most.max() == np.float32(0.5) > most.min()
+    found = HabitSearch(user, items, ragged([bought]), 20, prior=most).lists(repeat_weight)
+    np.testing.assert_allclose(answer["score"].numpy(), found.scores, atol=1e-5)
+    same = answer["item_id"].numpy()[0] == catalogue.item_id[found.rows[0]].astype(bytes)
+    assert same.mean() >= 0.9  # scores may tie within rounding
+    # an item's neighbours are those of its vector
+    plain = load(shop_models, "retrieval_exact")["nearest_items"]
+    near = {"item_embedding": tf.constant(items[:9]), "k": tf.constant(5)}
+    np.testing.assert_allclose(
+        served["nearest_items"](**near)["score"], plain(**near)["score"], atol=1e-6
+    )
+
+
+def test_the_scann_build_knows_what_sells_too(shop_models, shop_dataset, users, tmp_path):
+    settings = RetrievalConfig(popularity_weight=0.5)
+    models = with_retrieval(settings, shop_models, shop_dataset, tmp_path)
+    build_index(dataset=shop_dataset, models=models, build="scann")
+    request = {"user_embedding": tf.constant(users), "k": tf.constant(10)}
+    exact, scann = (
+        load(models, name)["nearest_items_to_user"](**request)["item_id"].numpy()
+        for name in ("retrieval_exact", "retrieval")
+    )
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, scann, strict=True)]) > 0.95
 
 
 def test_a_model_that_scores_anew_ranks_by_the_softmax_mixture(

@@ -14,13 +14,14 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import runs
-from guim_tf.config import Config, ConfigError, RetrievalConfig, load, to_json
+from guim_tf.catalogue import Catalogue
+from guim_tf.config import CHOSEN_WEIGHTS, Config, ConfigError, RetrievalConfig, load, to_json
 from guim_tf.data import load_dataset, training_cutoff
 from guim_tf.divergence import DivergedError
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run, read_history
-from guim_tf.schema import DatasetError, Schema, SchemaError
+from guim_tf.schema import DAY, DatasetError, Schema, SchemaError
 from guim_tf.training import configure, main, train
 from guim_tf.validation import Validation
 
@@ -170,21 +171,36 @@ def test_without_patience_the_last_epoch_is_exported(shop_dataset, small_config,
     assert result.best == pytest.approx(read_history(tmp_path / "run")[-1]["val_recall@100"])
 
 
-def test_a_repeat_weight_of_null_is_chosen_on_the_validation_users(
-    shop_dataset, small_config, tmp_path
-):
+def test_weights_of_null_are_chosen_on_the_validation_users(shop_dataset, small_config, tmp_path):
+    asked = RetrievalConfig(repeat_weight=None, popularity_weight=None, rescore_sharpness=7.0)
     config = dataclasses.replace(
         small_config,
-        retrieval=RetrievalConfig(repeat_weight=None),
+        retrieval=asked,
         training=dataclasses.replace(small_config.training, epochs=1),
     )
     result = train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
     model, loaded, schema = load_run(tmp_path / "run")
-    assert loaded.retrieval.repeat_weight == result.repeat_weight
+    chosen = {name: getattr(result, name) for name in CHOSEN_WEIGHTS}
+    assert loaded.retrieval == dataclasses.replace(asked, **chosen)
     validation = Validation(shop_dataset, training_cutoff(schema, config.window), config.window)
-    assert result.repeat_weight == validation.best_repeat_weight(model)
+    assert validation.best_weights(model) == chosen
     # the shop's users buy again what they like: an untrained model must lean on that
     assert result.repeat_weight > 0
+    # and its vectors say little of what sells, which popularity does
+    assert result.popularity_weight > 0
+    assert validation.best_weights(model, **chosen) == chosen
+    kept = validation.best_weights(model, repeat_weight=-1.0, popularity_weight=None)
+    assert kept["repeat_weight"] == -1.0
+
+
+def test_recent_buyers_of_validation_are_those_of_the_catalogue(shop_dataset, small_config):
+    """Of both splits; the catalogue counts them at the data set's own moment."""
+    schema = Schema.load(shop_dataset)
+    validation = Validation(shop_dataset, schema.as_of, small_config.window)
+    found = validation._recent_buyers([schema.as_of, schema.as_of - 30 * DAY])
+    np.testing.assert_array_equal(found[0], Catalogue(shop_dataset).recent_buyers)
+    assert found[0].sum() > 0
+    assert (found[0] != found[1]).any()
 
 
 def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(

@@ -189,6 +189,7 @@ def write_dataset(
         "title": [TITLES[item] for item in ITEMS],
         "title_tokens": [[1]] * 6,
         "count": [6, 5, 4, 3, 2, 1],
+        "recent_buyers": [0, 1, 2, 3, 2, 1],
     }
     pq.write_table(
         pa.table({k: pa.array(list(v)) for k, v in table.items()}), folder / "items.parquet"
