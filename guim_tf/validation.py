@@ -26,7 +26,9 @@ from guim_tf.schema import Schema
 
 # From never again to habits alone; what lies between two of them makes no difference to see.
 REPEAT_WEIGHTS = (-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
-POPULARITY_WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+# The moments lie in months that the model has learned from, where it knows what sold: what it needs
+# to be told is more at the end of the log, and never less than the first of these.
+POPULARITY_WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 MOMENTS = 6
 _USERS_AT_ONCE = 256
 

@@ -15,7 +15,7 @@ import numpy as np
 from guim_tf.evaluation import metrics
 from guim_tf.evaluation.matching import Method
 from guim_tf.evaluation.population import Population
-from guim_tf.evaluation.profile import SEEDS, Profile
+from guim_tf.evaluation.profile import FOLDS, Profile
 from guim_tf.evaluation.protocol import Protocol, date
 from guim_tf.evaluation.ragged import Ragged
 from guim_tf.evaluation.tables import headline
@@ -111,7 +111,7 @@ def _profile(population: Population, profile: Profile) -> dict[str, Any]:
         "users": len(population),
         "without_history": population.without_history,
         "without_label": population.without_label,
-        "seeds": SEEDS,
+        "folds": FOLDS,
         "labels": profile.labels,
         "methods": profile.methods,
     }

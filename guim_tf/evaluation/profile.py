@@ -1,8 +1,9 @@
 """Consumer profile prediction (section 4.2.2): how much of a user's profile the vectors know.
 
 A three-layer feed-forward network on the C * d frozen features of a user predicts a label; what
-counts is its accuracy on users that it has not seen. Beside it: always the commonest label, and
-logistic regression on how often a user's history names each category.
+counts is its accuracy on users that it has not seen. Every labelled user is a test user in one of
+five folds: one share of the users alone would be few, and a luck of its own. Beside it: always the
+commonest label, and logistic regression on how often a user's history names each category.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from guim_tf.evaluation.ragged import Ragged
 from guim_tf.keras_compat import keras
 from guim_tf.schema import fingerprint64
 
-SEEDS = 5  # first weights and order of the training users
-_T_QUANTILE = 2.776  # 97.5 % of Student's t for SEEDS - 1 degrees of freedom
-_PARTS = 10  # of the labelled users by a hash: 7 to train, 1 to stop early, 2 to test
-_VALIDATION, _TEST = (7,), (8, 9)
+FOLDS = 5  # each with test users of its own, and its number as the seed of weights and order
+_T_QUANTILE = 2.776  # 97.5 % of Student's t for FOLDS - 1 degrees of freedom
+_PARTS = 2 * FOLDS  # of the labelled users by a hash: in a fold 2 to test, 1 to stop early
 _HIDDEN = 128
 _DROPOUT = 0.5
 _BATCH = 128
@@ -52,19 +52,34 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fold:
+    """Rows of the users to train on, to stop early by, and to test on."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, part: np.ndarray, number: int) -> Fold:
+        """Fold `number` of users in parts `[P]` from 0 to `_PARTS` - 1; -1 is left out."""
+        test = np.isin(part, (2 * number, 2 * number + 1))
+        validation = part == (2 * number + 2) % _PARTS
+        train = (part >= 0) & ~test & ~validation
+        return cls(*(np.flatnonzero(rows) for rows in (train, validation, test)))
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelCounts:
-    """Users of a label, by split; `unlabelled` have a history and no such label."""
+    """Users of a label, each a test user once; `unlabelled` have a history and no such label."""
 
     classes: int
-    train: int
-    validation: int
-    test: int
+    users: int
     unlabelled: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileMethod:
-    """A row: accuracy by label; `users` of each mean is the number of seeds."""
+    """A row: accuracy by label; `users` of each mean is the number of folds."""
 
     name: str
     kind: str
@@ -134,31 +149,25 @@ def evaluate_profile(
         classes, y = np.unique(texts.astype(str), return_inverse=True)
         labelled = texts != ""
         y = y - int(classes[0] == "")
-        test, validation = (labelled & np.isin(part, x) for x in (_TEST, _VALIDATION))
-        train = labelled & ~test & ~validation
-        split = [np.flatnonzero(x) for x in (train, validation, test)]
+        folds = [Fold.of(np.where(labelled, part, -1), number) for number in range(FOLDS)]
         found = LabelCounts(
             classes=int((classes != "").sum()),
-            train=len(split[0]),
-            validation=len(split[1]),
-            test=len(split[2]),
+            users=int(labelled.sum()),
             unlabelled=int((~labelled).sum()),
         )
-        if found.classes < 2 or not all(map(len, split)):
+        smallest = min(len(rows) for fold in folds for rows in dataclasses.astuple(fold))
+        if found.classes < 2 or not smallest:
             notes.append(
-                f"The label {label} was left out: its {int(labelled.sum()):,} users with a history "
-                f"have {found.classes} different values and make up {found.train:,} training, "
-                f"{found.validation:,} validation and {found.test:,} test users; expected two "
-                "values and at least one user in each."
+                f"The label {label} was left out: its {found.users:,} users with a history have "
+                f"{found.classes} different values and leave {smallest:,} users in the smallest "
+                f"part of {FOLDS} folds; expected two values and at least one user in each part."
             )
             continue
         counts[label] = found
-        commonest = np.bincount(y[split[0]]).argmax()
-        majority[label] = Mean(float((y[split[2]] == commonest).mean()), float("nan"), 1)
+        majority[label] = _mean([_majority(y, fold) for fold in folds])
         for method in every:
-            accuracy[method.name][label] = _mean(
-                accuracies(method, y, split, classes=found.classes, seeds=SEEDS)
-            )
+            found_in = accuracies(method, y, folds, classes=found.classes)
+            accuracy[method.name][label] = _mean(found_in)
     baseline = ProfileMethod(
         "majority class", "baseline", "The commonest label of the training users.", majority
     )
@@ -170,41 +179,38 @@ def evaluate_profile(
 
 
 def accuracies(
-    features: Features,
-    y: np.ndarray,
-    split: Sequence[np.ndarray],
-    *,
-    classes: int,
-    seeds: int,
+    features: Features, y: np.ndarray, folds: Sequence[Fold], *, classes: int
 ) -> list[float]:
-    """Accuracy on the test rows for each seed.
+    """Accuracy on the test rows of each fold.
 
     Args:
       features: of P users.
       y: `[P]` class of each, 0 to `classes` - 1.
-      split: rows to train on, to stop by, and to test on.
+      folds: whom to train on, to stop by, and to test on.
       classes: how many there are.
-      seeds: how many times to train.
     """
-    values = features.values
-    if features.layers > 1:  # counts keep their scale: a rare category must not weigh more
-        mean, deviation = values[split[0]].mean(axis=0), values[split[0]].std(axis=0)
-        values = (values - mean) / np.where(deviation > 0, deviation, 1)
-    train, validation, test = ((values[rows], y[rows]) for rows in split)
-    network = _network(values.shape[1], classes, features.layers)
+    size = features.values.shape[1]
+    network = _network(size, classes, features.layers)
     optimizer = keras.optimizers.Adam(1e-3 if features.layers > 1 else 1e-2)
     optimizer.build(network.trainable_variables)
     fresh = [variable.numpy() for variable in optimizer.variables]
     network.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=-(-len(train[0]) // _BATCH),
+        steps_per_execution=-(-max(len(fold.train) for fold in folds) // _BATCH),
     )
     found = []
-    for seed in range(seeds):
+    for seed, fold in enumerate(folds):
+        values = features.values
+        if features.layers > 1:  # counts keep their scale: a rare category must not weigh more
+            mean, deviation = values[fold.train].mean(axis=0), values[fold.train].std(axis=0)
+            values = (values - mean) / np.where(deviation > 0, deviation, 1)
+        train, validation, test = (
+            (values[rows], y[rows]) for rows in (fold.train, fold.validation, fold.test)
+        )
         # Started anew, not made anew: tracing a graph takes longer than training it.
         keras.utils.set_random_seed(seed)
-        network.set_weights(_network(values.shape[1], classes, features.layers).get_weights())
+        network.set_weights(_network(size, classes, features.layers).get_weights())
         for variable, value in zip(optimizer.variables, fresh, strict=True):
             variable.assign(value)
         network.fit(
@@ -240,6 +246,11 @@ def _network(features: int, classes: int, layers: int) -> keras.Model:
 def _part(user_id: str) -> int:
     """The part of a user, not that of the split into training and validation shards."""
     return fingerprint64("profile\t" + user_id) % _PARTS
+
+
+def _majority(y: np.ndarray, fold: Fold) -> float:
+    commonest = np.bincount(y[fold.train]).argmax()
+    return float((y[fold.test] == commonest).mean())
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -61,7 +61,7 @@ def terminal_tables(document: dict[str, Any]) -> list[rich.table.Table]:
         laid_out = tables.profile_table(profile)
         title = (
             f"Profile as of {profile['as_of']}: accuracy, {profile['users']:,} users, "
-            f"{profile['seeds']} seeds"
+            f"{profile['folds']} folds"
         )
         names = [label for label, _, _ in laid_out.groups]
         found.append(_terminal_table(title, names, laid_out.rows, slice(None)))

@@ -177,7 +177,7 @@ def profile_table(profile: dict[str, Any]) -> Table:
     labels, methods = profile["labels"], profile["methods"]
     return Table(
         groups=[(label, f"{of['classes']} classes", 1) for label, of in labels.items()],
-        columns=[("accuracy", f"{of['test']:,} test users") for of in labels.values()],
+        columns=[("accuracy", f"{of['users']:,} users") for of in labels.values()],
         rows=_rows(methods, [[method["accuracy"][x] for method in methods] for x in labels]),
     )
 

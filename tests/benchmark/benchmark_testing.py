@@ -71,9 +71,9 @@ def report(methods: list[dict], *, labels: bool = True) -> dict:
         }
         for x in methods
     ]
-    counts = {"classes": 3, "train": 7, "validation": 1, "test": 2, "unlabelled": 0}
+    counts = {"classes": 3, "users": 10, "unlabelled": 0}
     return {
-        "profile": {"users": 10, "seeds": 5, "labels": {"age": counts}, "methods": predicted}
+        "profile": {"users": 10, "folds": 5, "labels": {"age": counts}, "methods": predicted}
         if labels
         else None,
         "dataset": CATALOGUE,

@@ -7,7 +7,7 @@ import pytest
 
 from guim_tf.evaluation import evaluate, main, profile
 from guim_tf.evaluation.population import load_population
-from guim_tf.evaluation.profile import Features, accuracies, vector_features
+from guim_tf.evaluation.profile import FOLDS, Features, Fold, accuracies, vector_features
 from guim_tf.evaluation.protocol import ProtocolError
 from guim_tf.evaluation.tables import profile_table
 
@@ -72,17 +72,26 @@ def test_population_needs_labels_and_histories(shop, shop_writer, tmp_path):
         load_population(folder)
 
 
-def splits(population):
+def folds(population):
     part = np.array([profile._part(user) for user in population.user_ids])
-    return [np.flatnonzero(part < 7), np.flatnonzero(part == 7), np.flatnonzero(part > 7)]
+    return [Fold.of(part, number) for number in range(FOLDS)]
 
 
-def test_parts_hold_about_their_share_and_stay(population):
-    train, validation, test = splits(population)
-    # 70, 10 and 20 % of 240 give 168, 24 and 48, with standard deviations of 7.1, 4.6 and 6.2.
-    assert abs(len(train) - 168) < 29
-    assert abs(len(validation) - 24) < 19
-    assert abs(len(test) - 48) < 25
+def test_every_user_is_tested_in_one_fold_and_parts_hold_about_their_share(population):
+    every = folds(population)
+    assert sorted(np.concatenate([fold.test for fold in every])) == list(range(USERS))
+    for fold in every:
+        whole = np.concatenate([fold.train, fold.validation, fold.test])
+        assert sorted(whole) == list(range(USERS))  # nobody is in two parts
+        # 70, 10 and 20 % of 240 give 168, 24 and 48, with standard deviations of 7.1, 4.6 and 6.2.
+        assert abs(len(fold.train) - 168) < 29
+        assert abs(len(fold.validation) - 24) < 19
+        assert abs(len(fold.test) - 48) < 25
+
+
+def test_users_without_a_label_are_in_no_part():
+    fold = Fold.of(np.array([0, -1, 1, 2, 5, -1]), 0)
+    assert [x.tolist() for x in (fold.test, fold.validation, fold.train)] == [[0, 2], [3], [4]]
 
 
 def test_features_that_know_and_that_do_not(population):
@@ -90,9 +99,9 @@ def test_features_that_know_and_that_do_not(population):
     knows = Features("knows", "", np.stack([parity, -parity], 1).astype(np.float32) + 5)
     noise = np.random.default_rng(0).normal(size=(USERS, 3)).astype(np.float32)
     blind = Features("blind", "", noise)
-    assert accuracies(knows, parity, splits(population), classes=2, seeds=1) == [1]
+    assert accuracies(knows, parity, folds(population), classes=2) == [1] * FOLDS
     # 48 or so test users, a fair coin: a standard deviation of .07.
-    for accuracy in accuracies(blind, parity, splits(population), classes=2, seeds=2):
+    for accuracy in accuracies(blind, parity, folds(population), classes=2):
         assert abs(accuracy - 0.5) < 0.29
 
 
@@ -100,25 +109,25 @@ def test_a_network_is_more_than_a_line(population):
     """Exclusive or: three layers find it, one layer can't."""
     x = np.random.default_rng(1).choice([-1.0, 1.0], (USERS, 2)).astype(np.float32)
     y = (x.prod(axis=1) > 0).astype(int)
-    deep = accuracies(Features("deep", "", x), y, splits(population), classes=2, seeds=1)
-    flat = accuracies(Features("flat", "", x, layers=1), y, splits(population), classes=2, seeds=1)
+    fold = folds(population)[:1]
+    deep = accuracies(Features("deep", "", x), y, fold, classes=2)
+    flat = accuracies(Features("flat", "", x, layers=1), y, fold, classes=2)
     assert deep == [1]
     assert flat[0] < 0.8
 
 
-def test_a_seed_repeats_itself(population):
+def test_a_fold_repeats_itself(population):
     values = np.random.default_rng(2).normal(size=(USERS, 8)).astype(np.float32)
     y = (values[:, 0] + np.random.default_rng(3).normal(size=USERS) > 0).astype(int)
     runs = [
-        accuracies(Features("x", "", values), y, splits(population), classes=2, seeds=2)
-        for _ in range(2)
+        accuracies(Features("x", "", values), y, folds(population)[:2], classes=2) for _ in range(2)
     ]
     assert runs[0] == runs[1]
     assert runs[0][0] != runs[0][1]
 
 
-def test_a_seed_starts_anew(population):
-    """A seed that went on from the last one's weights would know what that one has learnt."""
+def test_a_fold_starts_anew(population):
+    """A fold that went on from the last one's weights would know what that one has learnt."""
     values = np.random.default_rng(4).normal(size=(USERS, 2)).astype(np.float32)
     y = (values[:, 0] > 0).astype(int)
     seen = []
@@ -132,7 +141,7 @@ def test_a_seed_starts_anew(population):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile.keras, "Sequential", Network)
-        accuracies(Features("x", "", values), y, splits(population), classes=2, seeds=2)
+        accuracies(Features("x", "", values), y, folds(population)[:2], classes=2)
     (first, *zeros), (second, *others) = seen
     assert zeros == others == [0, 0]  # no step taken, biases as they start
     assert first != second  # other first weights
@@ -148,22 +157,19 @@ def test_category_counts_by_hand(shop_writer, tmp_path):
 
 
 def test_majority_and_labels_that_cannot_be_asked(population, monkeypatch):
-    monkeypatch.setattr(profile, "SEEDS", 2)
+    monkeypatch.setattr(profile, "FOLDS", 2)
     values = np.zeros((USERS, 1, 2), np.float32)
     found = profile.evaluate_profile(population, [vector_features("nothing", values)])
     assert list(found.labels) == ["parity", "rare"]
-    train, validation, test = splits(population)
     counts = found.labels["rare"]
-    assert [counts.classes, counts.unlabelled] == [2, 0]
-    assert [counts.train, counts.validation, counts.test] == [
-        len(train),
-        len(validation),
-        len(test),
-    ]
+    assert [counts.classes, counts.users, counts.unlabelled] == [2, USERS, 0]
     rows = {method.name: method for method in found.methods}
-    share = np.mean([i % 6 != 0 for i in test])
-    assert rows["majority class"].accuracy["rare"].mean == share
-    assert rows["nothing"].accuracy["rare"].mean == share  # all that can be learnt from zeros
+    share = np.mean([np.mean([i % 6 != 0 for i in fold.test]) for fold in folds(population)[:2]])
+    majority = rows["majority class"].accuracy["rare"]
+    assert majority.mean == pytest.approx(share)
+    assert majority.half_width > 0
+    # all that can be learnt from zeros
+    assert rows["nothing"].accuracy["rare"].mean == pytest.approx(share)
     assert rows["nothing"].accuracy["rare"].users == 2
     assert [method.kind for method in found.methods] == ["model", "baseline", "baseline"]
     assert [note.split()[2] for note in found.notes] == ["one", "few"]
@@ -185,8 +191,8 @@ def test_baselines_are_left_out_on_request(population, monkeypatch):
     assert list(found.labels) == ["parity", "rare"]
 
 
-def test_interval_over_seeds():
-    # Mean .5, standard deviation .1 over five seeds; t(4) = 2.776.
+def test_interval_over_folds():
+    # Mean .5, standard deviation .1 over five folds; t(4) = 2.776.
     values = [0.5 - 0.1 * np.sqrt(2), 0.5, 0.5, 0.5, 0.5 + 0.1 * np.sqrt(2)]
     found = profile._mean(values)
     assert found.mean == pytest.approx(0.5)
@@ -195,7 +201,7 @@ def test_interval_over_seeds():
 
 def test_profile_of_a_report_without_a_future(labelled, tmp_path, capsys, monkeypatch):
     """At the end of a log nothing can be matched, but profiles can be predicted."""
-    monkeypatch.setattr(profile, "SEEDS", 2)
+    monkeypatch.setattr(profile, "FOLDS", 2)
     ids = [f"u{i:03d}" for i in range(USERS - 1)]
     np.save(tmp_path / "u.npy", np.eye(2, dtype=np.float32)[np.arange(USERS - 1) % 2])
     (tmp_path / "u.ids.txt").write_text("\n".join(ids))
