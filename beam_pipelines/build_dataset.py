@@ -31,7 +31,9 @@ from beam_pipelines.runner import make_options
 from beam_pipelines.settings import Settings, add_arguments, from_arguments
 from beam_pipelines.summary import print_summary
 from beam_pipelines.tables import Table, read_tables
-from guim_tf import config, schema
+from guim_tf import schema
+from guim_tf.mapping import Mapping
+from guim_tf.strict_json import load
 
 Counters = dict[str, Any]
 
@@ -54,7 +56,7 @@ def build_dataset(
     """Builds a data set folder from a log.
 
     Args:
-      mapping_file: JSON that says which columns of which files hold what (`config.Mapping`).
+      mapping_file: JSON that says which columns of which files hold what (`Mapping`).
       output: the folder; an older data set of that name is replaced when this one is complete.
       pipeline_options: Beam's own flags; the runner is `FnApiRunner` unless they name one.
       **settings: fields of `Settings`.
@@ -65,7 +67,7 @@ def build_dataset(
     """
     chosen = Settings(**settings)
     options = make_options(pipeline_options)
-    mapping = config.load(config.Mapping, mapping_file)
+    mapping = load(Mapping, mapping_file)
     base, output = pathlib.Path(mapping_file).resolve().parent, pathlib.Path(output).resolve()
     files = _check_input(mapping, base)
     with new_folder(output, is_ours=lambda path: (path / schema.SCHEMA_FILE).is_file()) as folder:
@@ -83,7 +85,7 @@ def build_dataset(
     return BuildResult(output, counters)
 
 
-def _check_input(mapping: config.Mapping, base: pathlib.Path) -> list[str]:
+def _check_input(mapping: Mapping, base: pathlib.Path) -> list[str]:
     """The event files; raises before anything runs when a file or mapped column is missing."""
     for table in (mapping.labels, mapping.items, mapping.events):
         if table is not None:
@@ -95,7 +97,7 @@ def _check_input(mapping: config.Mapping, base: pathlib.Path) -> list[str]:
 
 def _build(
     plan: stages.Plan,
-    mapping: config.Mapping,
+    mapping: Mapping,
     base: pathlib.Path,
     sources: list[Source],
     chosen: Settings,

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beam_pipelines.clean_text import GARBLED
 from beam_pipelines.readers import GARBLED_TEXT, DeadRow, RawBatch
-from guim_tf.config import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
+from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
 
 LAST_SECOND = 4_102_444_800  # 2100-01-01; milliseconds read as seconds lie far beyond it
 

@@ -17,7 +17,8 @@ from beam_pipelines.examples import encode_examples
 from beam_pipelines.readers import find_files, find_sources, read_batches
 from beam_pipelines.settings import Settings
 from beam_pipelines.tables import read_tables
-from guim_tf import config
+from guim_tf.mapping import Mapping
+from guim_tf.strict_json import load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def make_records(
 ) -> Records:
     """Records of a log; `folder` gets the catalogue, the vocabularies and the dead letters."""
     chosen = Settings(**settings)
-    mapping = config.load(config.Mapping, mapping_file)
+    mapping = load(Mapping, mapping_file)
     base, folder = pathlib.Path(mapping_file).resolve().parent, pathlib.Path(folder)
     columns, ids = mapped_columns(mapping.events)
     parts, attributes = [], [vocabulary.ATTRIBUTES.empty_table()]

@@ -25,7 +25,7 @@ from beam_pipelines.events import mapped_columns, validate_events
 from beam_pipelines.examples import RecordWriter, UserEvents, encode_examples
 from beam_pipelines.readers import DeadRow, Source, read_batches
 from guim_tf import schema
-from guim_tf.config import EventsMapping
+from guim_tf.mapping import EventsMapping
 
 CHUNK_ROWS = 250_000  # rows between two writes of a scan
 COMPACT_ROWS = 4_000_000  # rows of a partition that are worth compacting before more are read

@@ -13,7 +13,7 @@ import pyarrow as pa
 from beam_pipelines.events import Validated, mapped_columns, validate_items, validate_labels
 from beam_pipelines.readers import RawBatch, find_files, find_sources, read_batches
 from beam_pipelines.stages import DeadLetters, dead_letter_file
-from guim_tf.config import ItemsMapping, LabelsMapping, Mapping
+from guim_tf.mapping import ItemsMapping, LabelsMapping, Mapping
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from guim_tf.config import Config, to_json
+from guim_tf.config import Config
 from guim_tf.schema import Schema
+from guim_tf.strict_json import to_json
 
 EXTRA = "assets.extra"
 CONFIG_FILE = "config.json"

@@ -1,141 +1,15 @@
-"""Strict configuration: nested frozen dataclasses, JSON in and out, an unknown key is an error.
+"""What decides a trained model: its sizes, losses, windows, training and retrieval.
 
 Standard library only. A mode is a named configuration (`Config.paper()`), never a code path.
 """
 
 import dataclasses
-import json
 import pathlib
-import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 from guim_tf.schema import TIME_UNITS
-
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration has an unknown key, a wrong type or an impossible value."""
-
-
-def _check(condition: bool, owner: object, field: str, expected: str) -> None:
-    if not condition:
-        got = getattr(owner, field)
-        raise ConfigError(f"{type(owner).__name__}.{field} is {got!r}, expected {expected}.")
-
-
-# ---------------------------------------------------------------------------- logs -> data set
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """Where a field comes from: a column, or its first `prefix` characters."""
-
-    column: str
-    prefix: int | None = None
-
-    def __post_init__(self) -> None:
-        _check(bool(self.column), self, "column", "a column name")
-        _check(self.prefix is None or self.prefix > 0, self, "prefix", "a positive length or null")
-
-
-FILTER_OPERATORS = ("present", "==", "!=", ">", ">=", "<", "<=", "starts_with", "not_starts_with")
-
-
-@dataclasses.dataclass(frozen=True)
-class RowFilter:
-    """Keeps the rows for which `column operator value` holds; the others count as filtered.
-
-    `present` takes no value and keeps rows whose column is neither null nor empty. Comparisons
-    with a number read the column as a number; a row where that fails is a dead letter.
-    """
-
-    column: str
-    operator: str
-    value: int | float | str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.operator in FILTER_OPERATORS, self, "operator", f"one of {FILTER_OPERATORS}")
-        _check(
-            (self.value is None) == (self.operator == "present"),
-            self,
-            "value",
-            "a value, unless the operator is 'present'",
-        )
-
-    @property
-    def reason(self) -> str:
-        """The key under which `counters.json` counts the rows that this filter dropped."""
-        return f"{self.column} {self.operator}" + ("" if self.value is None else f" {self.value}")
-
-
-TIMESTAMP_UNITS = ("seconds", "milliseconds", "iso")
-
-
-@dataclasses.dataclass(frozen=True)
-class EventsMapping:
-    """Which columns of the event files hold what. One row is one interaction."""
-
-    files: tuple[
-        str, ...
-    ]  # globs, relative to the mapping file; .csv .csv.gz .jsonl .jsonl.gz .parquet
-    user_id: Column
-    item_id: Column
-    timestamp: Column
-    timestamp_unit: str = "seconds"
-    action: Column | None = None
-    category_id: Column | None = None
-    title: Column | None = None
-    filters: tuple[RowFilter, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check(bool(self.files), self, "files", "at least one file or glob")
-        _check(
-            self.timestamp_unit in TIMESTAMP_UNITS,
-            self,
-            "timestamp_unit",
-            f"one of {TIMESTAMP_UNITS}",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemsMapping:
-    """Which columns of the item table hold what."""
-
-    files: tuple[str, ...]
-    item_id: Column
-    category_id: Column | None = None
-    title: Column | None = None
-
-    def __post_init__(self) -> None:
-        _check(bool(self.files), self, "files", "at least one file or glob")
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelsMapping:
-    """Profile labels of users: every other column named here is a label."""
-
-    files: tuple[str, ...]
-    user_id: Column
-    labels: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        _check(bool(self.files), self, "files", "at least one file or glob")
-        _check(bool(self.labels), self, "labels", "at least one label column")
-
-
-@dataclasses.dataclass(frozen=True)
-class Mapping:
-    """The mapping file that a user writes once for a log."""
-
-    events: EventsMapping
-    items: ItemsMapping | None = None
-    labels: LabelsMapping | None = None
-
-
-# ---------------------------------------------------------------------------- the model
+from guim_tf.strict_json import ConfigError, check, from_dict, parse, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,21 +37,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("interests", "embedding_dim", "item_id_dim", "category_dim", "word_dim"):
-            _check(getattr(self, name) >= 1, self, name, "a positive number")
-        _check(self.mixture in ("tokens", "heads"), self, "mixture", "tokens or heads")
-        _check(self.layers >= 1, self, "layers", "at least one layer")
-        _check(
+            check(getattr(self, name) >= 1, self, name, "a positive number")
+        check(self.mixture in ("tokens", "heads"), self, "mixture", "tokens or heads")
+        check(self.layers >= 1, self, "layers", "at least one layer")
+        check(
             self.heads >= 1 and self.embedding_dim % self.heads == 0,
             self,
             "heads",
             f"a divisor of embedding_dim = {self.embedding_dim}",
         )
-        _check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
-        _check(self.time_rows >= 1, self, "time_rows", "at least one row")
-        _check(self.time_unit in TIME_UNITS, self, "time_unit", "day or hour")
-        _check(
-            self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear"
-        )
+        check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
+        check(self.time_rows >= 1, self, "time_rows", "at least one row")
+        check(self.time_unit in TIME_UNITS, self, "time_unit", "day or hour")
+        check(self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,19 +73,19 @@ class LossConfig:
     catalogue_negatives: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.alpha > 0, self, "alpha", "a positive scale")
-        _check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
-        _check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
-        _check(self.diversity >= 0, self, "diversity", "zero or more")
-        _check(self.next_item >= 0, self, "next_item", "zero or more")
-        _check(
+        check(self.alpha > 0, self, "alpha", "a positive scale")
+        check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
+        check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
+        check(self.diversity >= 0, self, "diversity", "zero or more")
+        check(self.next_item >= 0, self, "next_item", "zero or more")
+        check(
             self.catalogue_negatives == 0
             or (self.catalogue_negatives > 0 and self.negatives_per_user is None),
             self,
             "catalogue_negatives",
             "zero, or more beside negatives_per_user = null",
         )
-        _check(
+        check(
             self.negatives_per_user is None or self.negatives_per_user >= 1,
             self,
             "negatives_per_user",
@@ -239,7 +111,7 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets", "cutoffs"):
-            _check(getattr(self, name) >= 1, self, name, "a positive number")
+            check(getattr(self, name) >= 1, self, name, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +130,13 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.batch_size >= 2, self, "batch_size", "at least 2: negatives are other users'")
-        _check(self.epochs >= 1, self, "epochs", "a positive number")
-        _check(self.learning_rate > 0, self, "learning_rate", "a positive rate")
-        _check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
-        _check(self.weight_decay >= 0, self, "weight_decay", "zero or more")
-        _check(self.clip_norm > 0, self, "clip_norm", "a positive norm")
-        _check(
+        check(self.batch_size >= 2, self, "batch_size", "at least 2: negatives are other users'")
+        check(self.epochs >= 1, self, "epochs", "a positive number")
+        check(self.learning_rate > 0, self, "learning_rate", "a positive rate")
+        check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
+        check(self.weight_decay >= 0, self, "weight_decay", "zero or more")
+        check(self.clip_norm > 0, self, "clip_norm", "a positive norm")
+        check(
             self.patience is None or self.patience >= 1,
             self,
             "patience",
@@ -288,7 +160,7 @@ class RetrievalConfig:
     rescore_sharpness: float | None = None
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.rescore_sharpness is None or self.rescore_sharpness >= 0,
             self,
             "rescore_sharpness",
@@ -344,41 +216,9 @@ class Config:
 MODES: dict[str, Callable[[], Config]] = {"tuned": Config.tuned, "paper": Config.paper}
 
 
-# ---------------------------------------------------------------------------- strict JSON
-
-
-def to_json(config: Any) -> str:
-    """A dataclass as indented JSON, keys in the order of its fields."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(cls: type[T], text: str, *, source: str = "configuration") -> T:
-    """Reads a dataclass from JSON; unknown keys, missing keys and wrong types are errors."""
-    return typing.cast(T, from_dict(cls, _parse(text, source=source), where=source))
-
-
-def _parse(text: str, *, source: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{source} is not JSON: {e}") from e
-
-
-def _read(path: str | pathlib.Path) -> str:
-    try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as e:
-        raise ConfigError(f"{path} does not exist.") from e
-
-
-def load(cls: type[T], path: str | pathlib.Path) -> T:
-    """`from_json` of a file."""
-    return from_json(cls, _read(path), source=str(path))
-
-
 def load_over(mode: Config, path: str | pathlib.Path) -> Config:
     """A file with some sections and fields of a configuration; the others are those of `mode`."""
-    value = _parse(_read(path), source=str(path))
+    value = parse(read(path), source=str(path))
     whole = dataclasses.asdict(mode)
     if isinstance(value, dict):
         value = whole | {
@@ -386,55 +226,3 @@ def load_over(mode: Config, path: str | pathlib.Path) -> Config:
             for name, section in value.items()
         }
     return typing.cast(Config, from_dict(Config, value, where=str(path)))
-
-
-def from_dict(cls: Any, value: Any, *, where: str) -> Any:
-    """Builds `cls` from what JSON gives, checking every key and type on the way."""
-    if dataclasses.is_dataclass(cls):
-        if cls is Column and isinstance(value, str):  # the short form of a column
-            return Column(value)
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected an object, got {value!r}.")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(value) - set(fields))
-        if unknown:
-            raise ConfigError(
-                f"{where}: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(fields)}."
-            )
-        hints = typing.get_type_hints(cls)
-        arguments = {
-            name: from_dict(hints[name], item, where=f"{where}.{name}")
-            for name, item in value.items()
-        }
-        try:
-            return cls(**arguments)  # type: ignore[operator]
-        except TypeError as e:
-            missing = [
-                name
-                for name, field in fields.items()
-                if field.default is dataclasses.MISSING and name not in arguments
-            ]
-            raise ConfigError(f"{where}: missing {', '.join(map(repr, missing))}.") from e
-    origin, options = typing.get_origin(cls), typing.get_args(cls)
-    if origin is types.UnionType or origin is typing.Union:
-        if value is None and type(None) in options:
-            return None
-        for option in options:
-            try:
-                return from_dict(option, value, where=where)
-            except ConfigError as e:
-                if dataclasses.is_dataclass(option):
-                    raise
-                error = e
-        raise error
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}.")
-        return tuple(
-            from_dict(options[0], item, where=f"{where}[{i}]") for i, item in enumerate(value)
-        )
-    if cls is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) != (cls is bool) or not isinstance(value, cls):
-        raise ConfigError(f"{where}: expected {cls.__name__}, got {value!r}.")
-    return value

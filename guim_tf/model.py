@@ -9,7 +9,7 @@ import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
 from guim_tf.batch_items import BatchEvents, collect, present_events
-from guim_tf.config import LossConfig, ModelConfig, from_dict
+from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
@@ -18,6 +18,7 @@ from guim_tf.losses import BatchItems, InfoNCE
 from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
 from guim_tf.schema import Schema
+from guim_tf.strict_json import from_dict
 from guim_tf.user_encoder import UserEncoder
 
 

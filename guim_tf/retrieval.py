@@ -23,13 +23,14 @@ import tensorflow_recommenders as tfrs
 from guim_tf import schema as names
 from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, save
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import Config, load
+from guim_tf.config import Config
 from guim_tf.encoders import encode_items, load_encoder
 from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, action_inputs, warmup_history
 from guim_tf.lookup import IdTable
 from guim_tf.mixture import merge_interests, prefer_repeats, rescore
 from guim_tf.popularity import prior, with_coordinate
 from guim_tf.schema import Schema
+from guim_tf.strict_json import load
 
 SCANN, EXACT = "scann", "exact"
 MODEL_NAMES = {SCANN: "retrieval", EXACT: "retrieval_exact"}

@@ -16,17 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from guim_tf.config import (
-    CHOSEN_WEIGHTS,
-    Config,
-    ConfigError,
-    RetrievalConfig,
-    load,
-    to_json,
-)
+from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.schema import Schema
+from guim_tf.strict_json import ConfigError, load, to_json
 from guim_tf.validation import ValidationRecall
 
 CONFIG_FILE = "config.json"

@@ -10,15 +10,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import (
-    CHOSEN_WEIGHTS,
-    MODES,
-    Config,
-    ConfigError,
-    RetrievalConfig,
-    from_dict,
-    load_over,
-)
+from guim_tf.config import CHOSEN_WEIGHTS, MODES, Config, RetrievalConfig, load_over
 from guim_tf.data import (
     cut_batches,
     load_dataset,
@@ -41,6 +33,7 @@ from guim_tf.runs import (
 )
 from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
+from guim_tf.strict_json import ConfigError, from_dict
 from guim_tf.validation import Validation, ValidationRecall
 
 _MEASURED_TOGETHER = 256  # users

@@ -15,11 +15,12 @@ from typing import Any
 
 from guim_tf.artifacts import versions
 from guim_tf.benchmark.suite import Entry, Suite
-from guim_tf.config import Config, ConfigError, load
+from guim_tf.config import Config
 from guim_tf.evaluation import evaluate
 from guim_tf.export import ITEM_ENCODER, USER_ENCODER, export
 from guim_tf.keras_compat import keras
 from guim_tf.runs import CONFIG_FILE, RESULT_FILE, write_whole
+from guim_tf.strict_json import ConfigError, load
 from guim_tf.training import train
 
 REPORT_FILE = "report.json"

@@ -9,8 +9,8 @@ from typing import Any
 
 from guim_tf.benchmark.intervals import Estimate, estimate, paired, paired_percent
 from guim_tf.benchmark.suite import Entry, Suite, VectorsEntry
-from guim_tf.config import to_json
 from guim_tf.evaluation.tables import headline
+from guim_tf.strict_json import to_json
 
 CPP = "CPP"  # accuracies by label, where the data set has labels (section 4.2.2)
 

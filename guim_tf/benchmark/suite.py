@@ -9,8 +9,9 @@ import dataclasses
 import pathlib
 import re
 
-from guim_tf.config import MODES, Config, ConfigError, load
+from guim_tf.config import MODES, Config
 from guim_tf.evaluation.search import COSINE, SCORES
+from guim_tf.strict_json import ConfigError, load
 from guim_tf.training import configure
 
 SEED = "{seed}"  # in the path of a file of vectors

@@ -15,8 +15,8 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from guim_tf.config import Column, EventsMapping, ItemsMapping, Mapping
 from guim_tf.datasets.files import DatasetError, published_file, write_csv, write_mapping
+from guim_tf.mapping import Column, EventsMapping, ItemsMapping, Mapping
 from guim_tf.schema import DAY
 
 SOURCE = (

@@ -9,7 +9,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from guim_tf import config
+from guim_tf.mapping import Mapping
+from guim_tf.strict_json import to_json
 
 MAPPING_FILE = "mapping.json"
 
@@ -89,9 +90,9 @@ def write_parquet(path: pathlib.Path, tables: Iterator[pa.Table] | Sequence[pa.T
                 writer.close()
 
 
-def write_mapping(output: pathlib.Path, mapping: config.Mapping) -> pathlib.Path:
+def write_mapping(output: pathlib.Path, mapping: Mapping) -> pathlib.Path:
     """Writes `mapping.json` and returns it; it comes last, when what it names is complete."""
     path = output / MAPPING_FILE
     with _Unfinished(path) as part:
-        part.write_text(config.to_json(mapping), encoding="utf-8")
+        part.write_text(to_json(mapping), encoding="utf-8")
     return path

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-from guim_tf.config import Column, EventsMapping, ItemsMapping, LabelsMapping, Mapping
 from guim_tf.datasets.files import write_csv, write_mapping
+from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, Mapping
 
 EVENT_HEADER = ("user_id", "item_id", "rating", "timestamp")
 LABELS = ("gender", "age_group", "occupation")

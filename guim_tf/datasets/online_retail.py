@@ -11,8 +11,8 @@ import glob
 import gzip
 import pathlib
 
-from guim_tf.config import Column, EventsMapping, LabelsMapping, Mapping, RowFilter
 from guim_tf.datasets.files import DatasetError, published_file, write_csv, write_mapping
+from guim_tf.mapping import Column, EventsMapping, LabelsMapping, Mapping, RowFilter
 
 SOURCE = "https://archive.ics.uci.edu/dataset/352/online+retail (as gzipped CSV)"
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from guim_tf.config import Column, EventsMapping, ItemsMapping, LabelsMapping, Mapping
 from guim_tf.datasets import shop, shop_words
 from guim_tf.datasets.files import write_mapping, write_parquet
+from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, Mapping
 
 LABELS = ("has_child", "child_gender", "age_group")
 CHUNK_PURCHASES = 1_000_000  # made in memory at a time

@@ -9,7 +9,7 @@ import numpy as np
 
 from guim_tf.artifacts import CONFIG_FILE, EXTRA
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import Config, load
+from guim_tf.config import Config
 from guim_tf.encoders import ModelError, encode_items, encode_users, load_encoder
 from guim_tf.evaluation.baselines import recent_buyers
 from guim_tf.evaluation.population import Population
@@ -20,6 +20,7 @@ from guim_tf.evaluation.search import COSINE, search
 from guim_tf.evaluation.tasks import K
 from guim_tf.evaluation.vector_files import read_vectors
 from guim_tf.popularity import prior
+from guim_tf.strict_json import load
 
 
 @dataclasses.dataclass(frozen=True)

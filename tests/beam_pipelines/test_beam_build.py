@@ -14,7 +14,9 @@ from beam_pipelines.build_dataset import build_dataset, check_counters, main
 from beam_pipelines.in_memory import make_records
 from beam_pipelines.output import new_folder
 from beam_pipelines.readers import Source
-from guim_tf import config, schema
+from guim_tf import schema
+from guim_tf.mapping import Mapping
+from guim_tf.strict_json import load
 
 DAY = 86_400
 T0 = 1_700_006_400  # 2023-11-15 00:00:00 UTC
@@ -195,7 +197,7 @@ def test_a_user_with_a_million_events_is_cut_down(write_mapping, tmp_path):
 
 
 def test_a_scan_spills_at_most_the_cap_of_each_chunk(write_log, tmp_path):
-    mapping = config.load(config.Mapping, write_log(*(f"robot,i{i},{T0 + i}" for i in range(2000))))
+    mapping = load(Mapping, write_log(*(f"robot,i{i},{T0 + i}" for i in range(2000))))
     plan = stages.Plan(
         folder=tmp_path,
         events=mapping.events,

@@ -12,7 +12,7 @@ from beam_pipelines.events import (
     validate_labels,
 )
 from beam_pipelines.readers import DeadRow, RawBatch
-from guim_tf.config import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
+from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
 
 NOON = 1323432000  # 2011-12-09 12:00:00 UTC
 

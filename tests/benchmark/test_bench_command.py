@@ -13,8 +13,8 @@ import guim_tf.evaluation
 from guim_tf.benchmark import benchmark, cells, main, page
 from guim_tf.benchmark.command import BenchmarkError
 from guim_tf.benchmark.item_map import ItemMap
-from guim_tf.config import to_json
 from guim_tf.schema import Schema, Vocabulary
+from guim_tf.strict_json import to_json
 
 RENDER_PAGE = page.render_page
 VOCABULARY = Vocabulary(1, "x")

@@ -8,7 +8,8 @@ import pytest
 from guim_tf.benchmark import suite as suites
 from guim_tf.benchmark.cells import cells
 from guim_tf.benchmark.suite import load_suite
-from guim_tf.config import Config, ConfigError, LossConfig
+from guim_tf.config import Config, LossConfig
+from guim_tf.strict_json import ConfigError
 
 SUITES = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
 FILES = {"name": "x", "user_vectors": "{seed}/u.npy", "item_vectors": "i.npy"}

@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from guim_tf import config
 from guim_tf.datasets import movielens, movielens_1m_half, movielens_100k, online_retail
 from guim_tf.datasets.prepare import main
+from guim_tf.mapping import Column, LabelsMapping, Mapping
+from guim_tf.strict_json import load
 
 
 def rows(path: pathlib.Path) -> list[dict[str, str]]:
@@ -21,9 +22,9 @@ def test_online_retail_is_read_as_published(tmp_path):
     log.write_bytes(gzip.compress(b"InvoiceNo,StockCode,CustomerID,Country\n"))
     path = online_retail.prepare(data_dir=tmp_path / "data[1]", output=tmp_path / "out")
     assert {each.name for each in path.parent.iterdir()} == {"labels.csv", "mapping.json"}
-    events = config.load(config.Mapping, path).events
+    events = load(Mapping, path).events
     assert events.files == (str(tmp_path / "data[[]1]" / "online_retail" / log.name),)
-    assert events.category_id == config.Column("StockCode", prefix=3)
+    assert events.category_id == Column("StockCode", prefix=3)
     assert [each.reason for each in events.filters] == [
         "CustomerID present",
         "InvoiceNo not_starts_with C",
@@ -43,8 +44,8 @@ def test_online_retail_labels_are_countries(tmp_path):
         {"CustomerID": "8.0", "country": "Cyprus"},
         {"CustomerID": "9.0", "country": "EIRE"},
     ]
-    assert config.load(config.Mapping, path).labels == config.LabelsMapping(
-        files=("labels.csv",), user_id=config.Column("CustomerID"), labels=("country",)
+    assert load(Mapping, path).labels == LabelsMapping(
+        files=("labels.csv",), user_id=Column("CustomerID"), labels=("country",)
     )
 
 
@@ -101,9 +102,9 @@ def test_movielens_1m_half(tmp_path):
         {"user_id": "1", "gender": "F", "age_group": "Under 18", "occupation": "K-12 student"},
         {"user_id": "2", "gender": "M", "age_group": "56+", "occupation": "self-employed"},
     ]
-    mapping = config.load(config.Mapping, path)
+    mapping = load(Mapping, path)
     assert mapping.items is not None
-    assert mapping.items.category_id == config.Column("genres")
+    assert mapping.items.category_id == Column("genres")
     assert mapping.labels is not None
     assert mapping.labels.labels == ("gender", "age_group", "occupation")
 

@@ -129,7 +129,8 @@ def test_the_notebook_code_of_the_readme_runs(outputs):
 
 
 def test_the_mapping_of_the_readme_is_one():
-    from guim_tf.config import Mapping, from_json
+    from guim_tf.mapping import Mapping
+    from guim_tf.strict_json import from_json
 
     [text] = blocks("json")
     assert from_json(Mapping, text).events.filters[2].reason == "Quantity > 0"

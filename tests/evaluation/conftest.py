@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from guim_tf.config import Config, to_json
+from guim_tf.config import Config
 from guim_tf.schema import Schema, fingerprint64, write_vocabulary
+from guim_tf.strict_json import to_json
 
 DAY = 86_400
 AS_OF = 1000 * DAY

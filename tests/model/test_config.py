@@ -4,20 +4,9 @@ import dataclasses
 
 import pytest
 
-from guim_tf.config import (
-    Column,
-    Config,
-    ConfigError,
-    LossConfig,
-    Mapping,
-    ModelConfig,
-    RowFilter,
-    WindowConfig,
-    from_json,
-    load,
-    load_over,
-    to_json,
-)
+from guim_tf.config import Config, LossConfig, ModelConfig, WindowConfig, load_over
+from guim_tf.mapping import Column, Mapping, RowFilter
+from guim_tf.strict_json import ConfigError, from_json, load, to_json
 
 
 def mapping(**events) -> str:
