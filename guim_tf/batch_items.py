@@ -18,15 +18,22 @@ def present_events(events: Events) -> tf.Tensor:
     return events[names.ITEM_INDEX] != names.PADDING_ROW
 
 
+def count_events(present: tf.Tensor) -> tf.Tensor:
+    """`[B, N]` bool -> `[B]` int32, how many events each user has."""
+    return tf.math.count_nonzero(present, axis=1, dtype=tf.int32)
+
+
 class BatchEvents(NamedTuple):
     """E events: of the histories, then of the targets, then what is nobody's.
 
-    features: `[E]` of each event, titles `[E, W]`; owner: `[E]` int32, the user's row in the batch,
-    or one more than the last for what is nobody's; history, targets: `[B, N]` and `[B, M]` int32,
-    where in the list each event stands (anywhere for padding).
+    items: features `[X]` of each distinct item among them, titles `[X, W]`; item: `[E]` int32, which
+    of these an event is of; owner: `[E]` int32, the user's row in the batch, or one more than the
+    last for what is nobody's; history, targets: `[B, N]` and `[B, M]` int32, where in the list each
+    event stands (anywhere for padding).
     """
 
-    features: Events
+    items: Events
+    item: tf.Tensor
     owner: tf.Tensor
     history: tf.Tensor
     targets: tf.Tensor
@@ -34,18 +41,18 @@ class BatchEvents(NamedTuple):
     def encode(
         self, encoder: keras.layers.Layer, *, id_dropout: float, seed: tf.Tensor
     ) -> tf.Tensor:
-        """Vectors `[E, d]`; the encoder sees each distinct item once.
+        """Vectors of the distinct items, `[X, d]`.
 
         Args:
           encoder: the item encoder.
           id_dropout: share of the items that get the common row of unknown ones.
           seed: `[2]` int.
         """
-        first, which = distinct(self.features[names.ITEM_KEY])
-        items = {name: tf.gather(value, first) for name, value in self.features.items()}
+        items = self.items
         if id_dropout:
-            items[names.ITEM_INDEX] = drop_ids(items[names.ITEM_INDEX], id_dropout, seed)
-        return tf.gather(encoder(items), which)
+            dropped = drop_ids(items[names.ITEM_INDEX], id_dropout, seed)
+            items = items | {names.ITEM_INDEX: dropped}
+        return encoder(items)
 
 
 def collect(history: Events, targets: Events, nobodys: Events | None) -> BatchEvents:
@@ -65,9 +72,14 @@ def collect(history: Events, targets: Events, nobodys: Events | None) -> BatchEv
     features[names.TITLE_TOKENS] = _same_width(
         [part[names.TITLE_TOKENS][present] for part, present in parts]
     )
-    place = _places(in_history)
+    first, item = distinct(features[names.ITEM_KEY])
+    items = {name: tf.gather(value, first) for name, value in features.items()}
     return BatchEvents(
-        features, tf.concat(owners, axis=0), place, tf.shape(owners[0])[0] + _places(in_targets)
+        items,
+        item,
+        tf.concat(owners, axis=0),
+        _places(in_history),
+        tf.shape(owners[0])[0] + _places(in_targets),
     )
 
 

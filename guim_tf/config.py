@@ -124,6 +124,10 @@ class TrainingConfig:
     warmup_share: float = 0.1  # of all steps; then linear decay to zero
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    # Tables are updated by row (`optimizers.RowwiseAdamW`): their learning rate over the others',
+    # and their state, "row" for one number a row or "full" for two numbers a weight.
+    table_rate: float = 1.0
+    table_slots: str = "full"
     # Epochs with no better validation recall before stopping; the best one's weights are exported.
     # Null trains all epochs and exports the last, when the learning rate has come down to zero.
     patience: int | None = 10
@@ -136,6 +140,8 @@ class TrainingConfig:
         check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
         check(self.weight_decay >= 0, self, "weight_decay", "zero or more")
         check(self.clip_norm > 0, self, "clip_norm", "a positive norm")
+        check(self.table_rate > 0, self, "table_rate", "a positive factor")
+        check(self.table_slots in ("row", "full"), self, "table_slots", "row or full")
         check(
             self.patience is None or self.patience >= 1,
             self,

@@ -6,26 +6,24 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from guim_tf.batch_items import distinct
+from guim_tf.shared_negatives import SharedNegatives
 
 _POSITIVES_AT_ONCE = 1024
 
 
-class BatchItems(NamedTuple):
-    """Every event of a batch as a candidate. E is the number of events of all users.
+class Candidates(NamedTuple):
+    """The items of a batch as candidates: X distinct ones, of E events.
 
-    vector: `[E, d]`; owner: `[E]` int32, the user's row in the batch, or one more than the last for
-    items that are nobody's; key: `[E]` int64, equality of items; probability: `[E]`, how often one
-    candidate is that item (for logQ).
+    vector: `[X, d]`; key: `[X]` int64, equality of items; probability: `[X]`, how often one
+    candidate is that item (for logQ); item: `[E]` int32, which of them an event is of; owner: `[E]`
+    int32, the user's row in the batch, or one more than the last for events that are nobody's.
     """
 
     vector: tf.Tensor
-    owner: tf.Tensor
     key: tf.Tensor
     probability: tf.Tensor
-
-    def take(self, index: tf.Tensor) -> "BatchItems":
-        return BatchItems(*(tf.gather(field, index) for field in self))
+    item: tf.Tensor
+    owner: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,48 +44,69 @@ class InfoNCE:
     logq: bool
 
     def __call__(
-        self, queries: tf.Tensor, positive: tf.Tensor, items: BatchItems, *, seed: tf.Tensor
+        self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates, *, seed: tf.Tensor
     ) -> tf.Tensor:
         """Sum over the positives of -log p(positive | query).
 
         Args:
           queries: `[P, C, d]` or `[P, d]`, one a positive.
           positive: `[P]` int, which event each is for.
-          items: all events of the batch.
+          candidates: all items and events of the batch.
           seed: `[2]` int, for the draw.
 
         Returns:
           A float scalar; 0 when there is no positive.
         """
-        task = tfrs.tasks.Retrieval(temperature=1.0 / self.alpha, remove_accidental_hits=True)
+        if queries.shape.rank == 2:
+            queries = queries[:, None]
         queries = tf.math.l2_normalize(queries, axis=-1)
-        items = items._replace(vector=tf.math.l2_normalize(items.vector, axis=-1))
-        others, has = items, None
+        candidates = candidates._replace(vector=tf.math.l2_normalize(candidates.vector, axis=-1))
         if self.negatives_per_user is None:
-            first, which = distinct(items.key)
-            others, has = items.take(first), ownership(items.owner, which, tf.shape(first)[0])
+            return self._of_all(queries, positive, candidates)
+        return self._of_drawn(queries, positive, candidates, seed, self.negatives_per_user)
+
+    def _of_all(
+        self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates
+    ) -> tf.Tensor:
+        has = ownership(candidates.owner, candidates.item, tf.shape(candidates.key)[0])
+        return SharedNegatives(temperature=1.0 / self.alpha)(
+            queries,
+            candidates.vector,
+            positive=tf.gather(candidates.item, positive),
+            owner=tf.gather(candidates.owner, positive),
+            negative=~has,
+            candidate_sampling_probability=candidates.probability if self.logq else None,
+        )
+
+    def _of_drawn(
+        self,
+        queries: tf.Tensor,
+        positive: tf.Tensor,
+        candidates: Candidates,
+        seed: tf.Tensor,
+        draws: int,
+    ) -> tf.Tensor:
+        task = tfrs.tasks.Retrieval(temperature=1.0 / self.alpha, remove_accidental_hits=True)
+        events = [tf.gather(x, candidates.item) for x in candidates[:3]]
 
         def some(part: tf.Tensor) -> tf.Tensor:
             """The task's candidates begin with the positives: in parts they are fewer."""
             here = slice(part * _POSITIVES_AT_ONCE, (part + 1) * _POSITIVES_AT_ONCE)
-            positives = items.take(positive[here])
-            if has is None:
-                negative = draw_negatives(
-                    positives.owner,
-                    items.owner,
-                    self.negatives_per_user or 1,
-                    seed + tf.cast(part, seed.dtype),
-                )
-            else:
-                negative = ~tf.gather(has, positives.owner)
-            own = tf.eye(tf.shape(positives.owner)[0], dtype=tf.bool)
-            pairs = zip(positives, others, strict=True)
-            candidates = BatchItems(*(tf.concat(pair, axis=0) for pair in pairs))
+            negative = draw_negatives(
+                tf.gather(candidates.owner, positive[here]),
+                candidates.owner,
+                draws,
+                seed + tf.cast(part, seed.dtype),
+            )
+            own = tf.eye(tf.shape(negative)[0], dtype=tf.bool)
+            vector, key, probability = (
+                tf.concat([tf.gather(x, positive[here]), x], axis=0) for x in events
+            )
             return task(
                 queries[here],
-                candidates.vector,
-                candidate_sampling_probability=candidates.probability if self.logq else None,
-                candidate_ids=candidates.key,
+                vector,
+                candidate_sampling_probability=probability if self.logq else None,
+                candidate_ids=key,
                 score_mask=tf.concat([own, negative], axis=1),
                 compute_metrics=False,
             )

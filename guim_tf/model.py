@@ -8,18 +8,19 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
-from guim_tf.batch_items import BatchEvents, collect, present_events
+from guim_tf.batch_items import BatchEvents, collect, count_events, present_events
 from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
-from guim_tf.length_groups import encode_by_length
-from guim_tf.losses import BatchItems, InfoNCE
+from guim_tf.losses import Candidates, InfoNCE
 from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
 from guim_tf.schema import Schema
 from guim_tf.strict_json import from_dict
 from guim_tf.user_encoder import UserEncoder
+
+_GROUPS = 6  # of like length, in training: beyond that the operations cost more than the padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,83 +118,79 @@ class GUIM(tfrs.Model):
 
     def encode_users(self, history: Events, as_of: tf.Tensor) -> tf.Tensor:
         """The C vectors of users: events `[B, N]`, `[B]` int64 seconds -> `[B, C, d]`."""
-        return self._encode_history(history, as_of, self.item_encoder(history))[0]
+        present = present_events(history)
+        events = {name: x[present] for name, x in history.items()}
+        return self.user_encoder(
+            self.item_encoder(events),
+            lengths=count_events(present),
+            timestamp=events[names.TIMESTAMP],
+            as_of=as_of,
+            action=events[names.ACTION_INDEX] if self.model_config.actions else None,
+        )[0]
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """A batch of `load_dataset` -> `[B, C, d]`."""
-        history = inputs["history"]
-        return self._encode_history(
-            history, inputs["as_of"], self.item_encoder(history), training=training
-        )[0]
-
-    def _encode_history(
-        self, history: Events, as_of: tf.Tensor, items: tf.Tensor, **options: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self.user_encoder(
-            items,
-            timestamp=history[names.TIMESTAMP],
-            as_of=as_of,
-            present=present_events(history),
-            action=history[names.ACTION_INDEX] if self.model_config.actions else None,
-            **options,
-        )
+        del training  # dropout is a part of `compute_loss`
+        return self.encode_users(inputs["history"], inputs["as_of"])
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """The sum of the losses over the batch (section 3.3), divided by its number of users."""
         history, targets = inputs["history"], inputs["targets"]
-        in_history, in_targets = present_events(history), present_events(targets)
+        in_history = present_events(history)
         seeds = self._seeds(training)
-        masked = choose_masked(in_history, self.loss_config.mask_probability, seeds[0])
+        masked = choose_masked(in_history, self.loss_config.mask_probability, seeds[0])[in_history]
         events = collect(history, targets, inputs.get("negatives"))
         vectors = events.encode(
             self.item_encoder,
             id_dropout=self.loss_config.id_dropout if training else 0.0,
             seed=seeds[3],
         )
+        lengths = count_events(in_history)
+        seen = tf.reduce_sum(lengths)  # events of histories, which come first
         earlier = inputs.get("earlier")
-        users, outputs = encode_by_length(
-            self.user_encoder,
-            tf.gather(vectors, events.history),
-            present=in_history,
+        users, outputs = self.user_encoder(
+            tf.gather(vectors, events.item[:seen]),
+            lengths=lengths,
+            timestamp=history[names.TIMESTAMP][in_history],
             as_of=inputs["as_of"],
             earlier=None if earlier is None else earlier["as_of"],
-            timestamp=history[names.TIMESTAMP],
             masked=masked,
-            action=history[names.ACTION_INDEX] if self.model_config.actions else None,
-            training=training,
+            action=history[names.ACTION_INDEX][in_history] if self.model_config.actions else None,
+            seed=seeds[5] if training else None,
+            groups=_GROUPS,
         )
-        items = self._candidates(events, vectors, inputs.get("catalogue_size"))
-        queries = [tf.gather(users, tf.where(in_targets)[:, 0])]
-        positives = [events.targets[in_targets]]
-        if earlier is not None:
-            queries[0] = queries[0][:, 0]
-            where = tf.where(earlier["targets"])  # user, cut-off, event
-            queries.append(tf.gather_nd(users[:, 1:], where[:, :2]))
-            positives.append(tf.gather_nd(events.history, tf.gather(where, [0, 2], axis=1)))
-        queries = tf.concat(queries, axis=0)
+        candidates = self._candidates(events, vectors, inputs.get("catalogue_size"))
+        at, positive = _matches(events, present_events(targets), earlier)
+        users = tf.reshape(users, [-1, *users.shape[-2:]])
         matching = self._info_nce(
-            self.matching_loss, queries, tf.concat(positives, axis=0), items, seeds[1]
+            self.matching_loss, tf.gather(users, at), positive, candidates, seeds[1]
         )
+        hidden = _where(masked)
         mlm = self._info_nce(
-            self.mlm_loss, outputs[masked], events.history[masked], items, seeds[2]
+            self.mlm_loss, self._predict_items(outputs, hidden), hidden, candidates, seeds[2]
         )
         loss = matching + mlm
         if self.loss_config.next_item:
-            follows = in_history[:, 1:] & ~masked[:, :-1]
+            same = events.owner[1:seen] == events.owner[: seen - 1]
+            before = _where(same & ~masked[:-1])
             loss += self.loss_config.next_item * self._info_nce(
                 self.next_item_loss,
-                outputs[:, :-1][follows],
-                events.history[:, 1:][follows],
-                items,
+                self._predict_items(outputs, before),
+                before + 1,
+                candidates,
                 seeds[4],
             )
+        targets_of = tf.math.bincount(at, minlength=tf.shape(users)[0], dtype=loss.dtype)
         if self.loss_config.diversity:  # once a target, as the matching loss
-            crowding = tf.reduce_sum(mean_pairwise_cosine(queries, power=2))
+            crowding = tf.reduce_sum(targets_of * mean_pairwise_cosine(users, power=2))
             loss += self.loss_config.diversity * crowding
-        loss /= tf.cast(tf.shape(users)[0], loss.dtype)
-        self.interest_cosine.update_state(mean_pairwise_cosine(queries))
+        self.interest_cosine.update_state(mean_pairwise_cosine(users), sample_weight=targets_of)
+        loss /= tf.cast(tf.shape(lengths)[0], loss.dtype)
         self.mean_loss.update_state(loss)
         return loss
+
+    def _predict_items(self, outputs: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+        return self.user_encoder.predict_items(tf.gather(outputs, where))
 
     def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().train_step(inputs)
@@ -204,15 +201,15 @@ class GUIM(tfrs.Model):
         return self.get_metrics_result()
 
     def _seeds(self, training: bool) -> tf.Tensor:
-        """`[5, 2]` seeds: new ones each training step, the same ones for every validation batch."""
+        """`[6, 2]` seeds: new ones each training step, the same ones for every validation batch."""
         if not training:
-            return tf.constant([[self.seed, i] for i in range(5)], tf.int64)
-        return self.generator.uniform([5, 2], minval=None, maxval=None, dtype=tf.int64)
+            return tf.constant([[self.seed, i] for i in range(6)], tf.int64)
+        return self.generator.uniform([6, 2], minval=None, maxval=None, dtype=tf.int64)
 
     def _candidates(
         self, events: BatchEvents, vectors: tf.Tensor, catalogue_size: tf.Tensor | None
-    ) -> BatchItems:
-        probability = tf.gather(self.sampling_probability, events.features[names.ITEM_INDEX])
+    ) -> Candidates:
+        probability = tf.gather(self.sampling_probability, events.items[names.ITEM_INDEX])
         if self.loss_config.negatives_per_user is None:
             # Each item once: how likely is it among so many draws from users, and from anywhere?
             nobody = tf.shape(events.history)[0]
@@ -222,18 +219,20 @@ class GUIM(tfrs.Model):
                 drawn = tf.cast(tf.shape(events.owner)[0], tf.float32) - of_users
                 absent += drawn * tf.math.log1p(-1.0 / tf.cast(catalogue_size, tf.float32))
             probability = -tf.math.expm1(absent)
-        return BatchItems(vectors, events.owner, events.features[names.ITEM_KEY], probability)
+        return Candidates(
+            vectors, events.items[names.ITEM_KEY], probability, events.item, events.owner
+        )
 
     def _info_nce(
         self,
         metric: keras.metrics.Mean,
         queries: tf.Tensor,
         positive: tf.Tensor,
-        items: BatchItems,
+        candidates: Candidates,
         seed: tf.Tensor,
     ) -> tf.Tensor:
         """A loss, and its mean over the positives into `metric`."""
-        total = self.info_nce(queries, positive, items, seed=seed)
+        total = self.info_nce(queries, positive, candidates, seed=seed)
         count = tf.cast(tf.shape(positive)[0], total.dtype)
         metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
         return total
@@ -243,6 +242,7 @@ class GUIM(tfrs.Model):
         one = tf.ones([1, 1], tf.int64)
         event = dict.fromkeys(names.EVENT_FEATURES, one) | {names.TITLE_TOKENS: one[None]}
         self.encode_users(event, tf.constant([2], tf.int64))
+        self.user_encoder.predict_items(tf.zeros([1, self.model_config.embedding_dim]))
         self.built = True
 
     def get_build_config(self) -> dict[str, Any]:
@@ -266,3 +266,31 @@ class GUIM(tfrs.Model):
             for name, value in config.items()
         }
         return cls(**parsed)
+
+
+def _matches(
+    events: BatchEvents, in_targets: tf.Tensor, earlier: dict[str, tf.Tensor] | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pairs of the matching loss: a cut-off of a user `[P]`, and an event after it `[P]`, int32.
+
+    Cut-offs are numbered user by user, T first.
+    """
+    where = tf.where(in_targets)  # user, event
+    if earlier is None:
+        return tf.cast(where[:, 0], tf.int32), tf.gather_nd(events.targets, where)
+    before = tf.where(earlier["targets"])  # user, cut-off, event
+    moments = 1 + tf.shape(earlier["as_of"], out_type=tf.int64)[1]
+    at = tf.concat([where[:, 0] * moments, before[:, 0] * moments + 1 + before[:, 1]], axis=0)
+    positive = tf.concat(
+        [
+            tf.gather_nd(events.targets, where),
+            tf.gather_nd(events.history, tf.gather(before, [0, 2], axis=1)),
+        ],
+        axis=0,
+    )
+    return tf.cast(at, tf.int32), positive
+
+
+def _where(condition: tf.Tensor) -> tf.Tensor:
+    """`[n]` bool -> the places where it is true, int32."""
+    return tf.cast(tf.where(condition)[:, 0], tf.int32)

@@ -1,11 +1,15 @@
-"""Adam with decoupled weight decay, linear warm-up and linear decay, as BERT is trained."""
+"""AdamW as BERT is trained, with tables that are updated by row."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from guim_tf.config import TrainingConfig
 from guim_tf.keras_compat import keras, register
+
+TABLES = ("item_table", "category_table", "word_table")
+UNDECAYED = ("bias", "gamma", "beta")
 
 
 @register
@@ -32,17 +36,152 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def build_optimizer(config: TrainingConfig, *, total_steps: int) -> keras.optimizers.Optimizer:
+@register
+class RowwiseAdamW(keras.optimizers.Optimizer):
+    """AdamW, but of embedding tables only the rows that a batch names are read and written.
+
+    What a step costs then does not depend on how many rows a table has. Tables are not decayed.
+
+    Args:
+      learning_rate: of everything but tables; a number or a schedule.
+      weight_decay: of kernels: variables whose name has none of `UNDECAYED` in it.
+      clip_norm: that the gradient of all variables together is scaled down to.
+      table_rate: the learning rate of tables over that of the others.
+      table_slots: state of a table. "row": one number a row, the sum of its mean squared gradients
+        (Adagrad; Duchi et al., 2011, by row as in Naumov et al., 2019). "full": Adam's two moments
+        of each weight, moved when its row is met.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        *,
+        weight_decay: float,
+        clip_norm: float,
+        table_rate: float,
+        table_slots: str,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        name: str = "RowwiseAdamW",
+        **kwargs: Any,
+    ) -> None:
+        kwargs |= {"weight_decay": weight_decay, "global_clipnorm": clip_norm}
+        super().__init__(name=name, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.clip_norm = clip_norm
+        self.table_rate = table_rate
+        self.table_slots = table_slots
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.exclude_from_weight_decay(var_names=[*TABLES, *UNDECAYED])
+
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
+        """Makes the state; called once, by the first step or before it."""
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._built = True
+        self._state = []
+        for variable in var_list:
+            if self.table_slots == "row" and _is_table(variable):
+                rows = variable.shape[:1]
+                state = [self.add_variable_from_reference(variable, "sum", shape=rows)]
+            else:
+                state = [self.add_variable_from_reference(variable, name) for name in ("m", "v")]
+            self._state.append(state)
+
+    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
+        """One variable by its gradient, in which a row is named once."""
+        state = self._state[self._index_dict[self._var_key(variable)]]
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        if not _is_table(variable):
+            self._adam(tf.convert_to_tensor(gradient), variable, *state, rate=rate)
+            return
+        if not isinstance(gradient, tf.IndexedSlices):
+            gradient = tf.IndexedSlices(gradient, tf.range(tf.shape(gradient)[0]))
+        update = self._adagrad_rows if self.table_slots == "row" else self._adam_rows
+        update(gradient, variable, *state, rate=self.table_rate * rate)
+
+    def _correction(self) -> tf.Tensor:
+        """What the moments lack in the first steps (Kingma and Ba, 2015, section 2)."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        return tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+
+    def _adam(
+        self,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        m: tf.Variable,
+        v: tf.Variable,
+        *,
+        rate: tf.Tensor,
+    ) -> None:
+        m.assign_add((gradient - m) * (1 - self.beta_1))
+        v.assign_add((tf.square(gradient) - v) * (1 - self.beta_2))
+        variable.assign_sub(rate * self._correction() * m / (tf.sqrt(v) + self.epsilon))
+
+    def _adam_rows(
+        self,
+        gradient: tf.IndexedSlices,
+        variable: tf.Variable,
+        m: tf.Variable,
+        v: tf.Variable,
+        *,
+        rate: tf.Tensor,
+    ) -> None:
+        rows, values = gradient.indices, gradient.values
+        new_m = self.beta_1 * tf.gather(m, rows) + (1 - self.beta_1) * values
+        new_v = self.beta_2 * tf.gather(v, rows) + (1 - self.beta_2) * tf.square(values)
+        m.scatter_update(tf.IndexedSlices(new_m, rows))
+        v.scatter_update(tf.IndexedSlices(new_v, rows))
+        step = rate * self._correction() * new_m / (tf.sqrt(new_v) + self.epsilon)
+        variable.scatter_sub(tf.IndexedSlices(step, rows))
+
+    def _adagrad_rows(
+        self,
+        gradient: tf.IndexedSlices,
+        variable: tf.Variable,
+        total: tf.Variable,
+        *,
+        rate: tf.Tensor,
+    ) -> None:
+        rows, values = gradient.indices, gradient.values
+        new = tf.gather(total, rows) + tf.reduce_mean(tf.square(values), axis=1)
+        total.scatter_update(tf.IndexedSlices(new, rows))
+        step = rate * values / (tf.sqrt(new) + self.epsilon)[:, None]
+        variable.scatter_sub(tf.IndexedSlices(step, rows))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "weight_decay": self.weight_decay,
+            "clip_norm": self.clip_norm,
+            "table_rate": self.table_rate,
+            "table_slots": self.table_slots,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+def _is_table(variable: tf.Variable) -> bool:
+    return any(name in variable.name for name in TABLES)
+
+
+def build_optimizer(config: TrainingConfig, *, total_steps: int) -> RowwiseAdamW:
     """AdamW for `total_steps`; biases and layer norms are not decayed (Devlin et al., 2018)."""
     schedule = WarmupLinearDecay(
         config.learning_rate,
         warmup_steps=round(total_steps * config.warmup_share),
         total_steps=total_steps,
     )
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=schedule,
+    return RowwiseAdamW(
+        schedule,
         weight_decay=config.weight_decay,
-        global_clipnorm=config.clip_norm,
+        clip_norm=config.clip_norm,
+        table_rate=config.table_rate,
+        table_slots=config.table_slots,
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer

@@ -1,12 +1,15 @@
 """The user side: C CLS tokens and a history through BERT layers to C vectors (section 3.2)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, LayerNorm, Linear, TimeEmbedding, TransformerBlock
+from guim_tf.layers.dropout import dropout
+from guim_tf.packing import Group, Packing, as_rows, pack
 
 
 @register
@@ -73,26 +76,22 @@ class UserEncoder(keras.layers.Layer):
             if action_rows
             else None
         )
-        self.input_norm = keras.layers.LayerNormalization(epsilon=1e-12, name="input_norm")
-        self.input_dropout = keras.layers.Dropout(dropout)
+        self.input_norm = LayerNorm(name="input_norm")
+        self.dropout = dropout
         self.blocks = [
             TransformerBlock(
                 dim, heads=heads, dropout=dropout, norm_first=norm_first, name=f"block_{i}"
             )
             for i in range(layers)
         ]
-        self.output_norm = (
-            keras.layers.LayerNormalization(epsilon=1e-12, name="output_norm")
-            if norm_first
-            else None
-        )
+        self.output_norm = LayerNorm(name="output_norm") if norm_first else None
         self.interest_heads = (
             InterestHeads(interests, dim=dim, dropout=dropout, name="interest_heads")
             if mixture == "heads"
             else None
         )
-        self.user_projection = keras.layers.Dense(dim, name="f_u")
-        self.item_projection = keras.layers.Dense(dim, name="f_o")
+        self.user_projection = Linear(dim, initializer="glorot_uniform", name="f_u")
+        self.item_projection = Linear(dim, initializer="glorot_uniform", name="f_o")
 
     def build(self, input_shape: Any) -> None:
         self.cls_table = self.add_weight(
@@ -111,68 +110,98 @@ class UserEncoder(keras.layers.Layer):
         self,
         items: tf.Tensor,
         *,
+        lengths: tf.Tensor,
         timestamp: tf.Tensor,
         as_of: tf.Tensor,
-        present: tf.Tensor,
         earlier: tf.Tensor | None = None,
         masked: tf.Tensor | None = None,
         action: tf.Tensor | None = None,
-        training: bool = False,
+        seed: tf.Tensor | None = None,
+        groups: int = 1,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Encodes histories.
+        """Encodes histories. E is the number of events of all users, user by user in time order.
 
         Args:
-          items: `[B, N, d]` vectors of the events' items.
-          timestamp: `[B, N]` int64 seconds.
+          items: `[E, d]` vectors of the events' items.
+          lengths: `[B]` int32, events of each user.
+          timestamp: `[E]` int64 seconds.
           as_of: `[B]` int64 seconds, the cut-off T.
-          present: `[B, N]` bool, False for padding.
           earlier: `[B, G]` int64 seconds before T: more cut-offs, for a causal encoder. Each has
             CLS tokens of its own, which see the events before it, and has its age before T in the
             place of t0.
-          masked: `[B, N]` bool, events whose item is replaced by MASK; time and action stay.
-          action: `[B, N]` int64 rows of the action table, if there is one.
-          training: whether dropout is on.
+          masked: `[E]` bool, events whose item is replaced by MASK; time and action stay.
+          action: `[E]` int64 rows of the action table, if there is one.
+          seed: `[2]` int64 of dropout, which is on with it.
+          groups: of users of like length, to save padding where histories differ much.
 
         Returns:
-          The users `[B, C, d]`, with `earlier` `[B, 1 + G, C, d]` of which T comes first; and o_n
-          at every position `[B, N, d]`.
+          The users `[B, C, d]`, with `earlier` `[B, 1 + G, C, d]` of which T comes first; and the
+          last layer at every event `[E, d]`, for `predict_items`.
         """
         if masked is not None:
-            items = tf.where(masked[..., None], tf.cast(self.mask_vector, items.dtype), items)
-        events = items + self.time_embedding(timestamp, as_of)
+            items = tf.where(masked[:, None], self.mask_vector, items)
+        owner = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
+        events = items + self.time_embedding(timestamp, tf.gather(as_of, owner))
         if self.action_table is not None:
             events += self.action_table(action)
-        batch = tf.shape(events)[0]
+        batch = tf.shape(lengths)[0]
         start = tf.tile(self.time_embedding.start()[None], [batch, 1, 1])
         cutoffs = as_of[:, None]
         if earlier is not None:
-            start = tf.concat([start, self.time_embedding(earlier, as_of)], axis=1)
+            start = tf.concat([start, self.time_embedding(earlier, cutoffs)], axis=1)
             cutoffs = tf.concat([cutoffs, earlier], axis=1)
-        cls = start[:, :, None, :] + tf.cast(self.cls_table, events.dtype)
-        groups = tf.shape(cutoffs)[1]
-        cls = tf.reshape(cls, [batch, groups * self.cls_tokens, self.dim])
-        tokens = tf.concat([cls, events], axis=1)
-        visible = self._visible(timestamp, cutoffs, present)
-        tokens = self.input_dropout(self.input_norm(tokens), training=training)
-        for block in self.blocks:
-            tokens = block(tokens, visible=visible, training=training)
+        moments = tf.shape(cutoffs)[1]
+        cls = tf.reshape(start[:, :, None, :] + self.cls_table, [-1, self.dim])
+        packing = pack(lengths, cls_tokens=moments * self.cls_tokens, groups=groups)
+        visible = [self._visible(group, timestamp, cutoffs) for group in packing.groups]
+        tokens = self.input_norm(tf.concat([cls, events], axis=0))
+        tokens = dropout(tokens, self.dropout, seed, 0)
+        for number, block in enumerate(self.blocks):
+            tokens = block(
+                tokens, packing=packing, visible=visible, seed=_of_layer(seed, 1 + number)
+            )
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        first = groups * self.cls_tokens
-        users, outputs = tokens[:, :first], tokens[:, first:]
+        users, outputs = tf.split(tokens, [packing.first, tf.shape(events)[0]])
         if self.interest_heads is not None:
-            users = self.interest_heads(tokens, visible=visible[:, :first], training=training)
-        users = tf.reshape(users, [batch, groups, self.interests, self.dim])
-        users = self.user_projection(users if earlier is not None else users[:, 0])
-        return users, self.item_projection(outputs)
+            users = self._by_heads(tokens, packing, visible, _of_layer(seed, 1 + len(self.blocks)))
+        users = self.user_projection(users)
+        shape = [batch, moments, self.interests, self.dim]
+        users = tf.reshape(users, shape if earlier is not None else [batch, *shape[2:]])
+        return users, outputs
 
-    def _visible(self, timestamp: tf.Tensor, cutoffs: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """`[B, S, S]` bool, whether a token (row) attends to another."""
-        groups, width = tf.shape(cutoffs)[1], tf.shape(present)[1]
-        first = groups * self.cls_tokens
-        of_group = tf.range(first) // self.cls_tokens
+    def predict_items(self, outputs: tf.Tensor) -> tf.Tensor:
+        """f_o: some of the last layer's events `[n, d]` -> what is predicted there, `[n, d]`."""
+        return self.item_projection(outputs)
+
+    def _by_heads(
+        self,
+        tokens: tf.Tensor,
+        packing: Packing,
+        visible: Sequence[tf.Tensor],
+        seed: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """The C vectors of each CLS token, `[B * moments * C, d]`."""
+        found = []
+        for number, (rows, seen) in enumerate(zip(as_rows(packing, tokens), visible, strict=True)):
+            cls = tf.shape(rows)[1] - tf.shape(packing.groups[number].present)[1]
+            found.append(
+                self.interest_heads(rows, visible=seen[:, :cls], seed=seed, salt=number)
+            )
+        order = tf.concat([group.users for group in packing.groups], axis=0)
+        by_user = tf.gather(tf.concat(found, axis=0), tf.argsort(order))
+        return tf.reshape(by_user, [-1, self.dim])
+
+    def _visible(self, group: Group, timestamp: tf.Tensor, cutoffs: tf.Tensor) -> tf.Tensor:
+        """`[b, S, S]` bool, whether a token (row) attends to another."""
+        cutoffs = tf.gather(cutoffs, group.users)
+        timestamp = tf.gather(timestamp, group.events)
+        present = group.present
+        moments, width = tf.shape(cutoffs)[1], tf.shape(present)[1]
+        first = moments * self.cls_tokens
+        of_moment = tf.range(first) // self.cls_tokens
         among_cls = tf.repeat(
-            (of_group[:, None] == of_group[None, :])[None], tf.shape(present)[0], axis=0
+            (of_moment[:, None] == of_moment[None, :])[None], tf.shape(present)[0], axis=0
         )
         before = (timestamp[:, None, :] < cutoffs[:, :, None]) & present[:, None, :]
         of_cls = tf.concat([among_cls, tf.repeat(before, self.cls_tokens, axis=1)], axis=2)
@@ -185,3 +214,8 @@ class UserEncoder(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config
+
+
+def _of_layer(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
+    """A seed of its own for each layer."""
+    return None if seed is None else seed + tf.constant([number, 0], seed.dtype)

@@ -25,7 +25,7 @@ STANDARD_LIBRARY_ONLY = ("__init__", "schema", "strict_json", "mapping", "config
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
     ("version", "schema", "strict_json", "keras_compat", "text"),
-    ("config", "mapping", "popularity"),
+    ("config", "mapping", "popularity", "packing"),
     (
         "datasets",
         "catalogue",
@@ -35,12 +35,13 @@ LAYERS = (
         "lookup",
         "sampling",
         "artifacts",
+        "shared_negatives",
         "optimizers",
         "interrupt",
         "divergence",
     ),
     ("item_encoder", "user_encoder", "data"),
-    ("batch_items", "length_groups"),
+    ("batch_items",),
     ("losses",),
     ("model",),
     ("encoders",),

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
+from guim_tf.layers.dropout import dropout
 
 
 @register
@@ -26,7 +27,6 @@ class InterestHeads(keras.layers.Layer):
         self.heads = heads
         self.dim = dim
         self.dropout = dropout
-        self.weight_dropout = keras.layers.Dropout(dropout)
 
     def build(self, input_shape: Any) -> None:
         def kernel(name: str) -> tf.Variable:
@@ -46,19 +46,22 @@ class InterestHeads(keras.layers.Layer):
         self.value_kernel, self.value_bias = kernel("value"), bias("value")
         super().build(input_shape)
 
-    def call(self, tokens: tf.Tensor, *, visible: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(
+        self, tokens: tf.Tensor, *, visible: tf.Tensor, seed: tf.Tensor | None = None, salt: int = 0
+    ) -> tf.Tensor:
         """`[B, S, d]` -> `[B, G, H, d]` of the first G tokens.
 
         Args:
           tokens: `[B, S, d]`.
           visible: `[B, G, S]` bool, whether each of them attends to a token.
+          seed, salt: of `dropout`.
         """
         first = tokens[:, : tf.shape(visible)[1]]
         query = tf.einsum("bgd,hde->bghe", first, self.query_kernel) + self.query_bias
         query = tf.einsum("bghe,hde->bghd", query, self.key_kernel)
         logits = tf.einsum("bghd,bsd->bghs", query, tokens) * self.dim**-0.5
         logits = tf.where(visible[:, :, None, :], logits, logits.dtype.min)
-        weights = self.weight_dropout(tf.nn.softmax(logits), training=training)
+        weights = dropout(tf.nn.softmax(logits), self.dropout, seed, salt)
         mixed = tf.einsum("bghs,bsd->bghd", weights, tokens)
         return tf.einsum("bghd,hde->bghe", mixed, self.value_kernel) + self.value_bias
 

@@ -29,8 +29,11 @@ class TimeEmbedding(keras.layers.Layer):
         )
 
     def call(self, timestamp: tf.Tensor, as_of: tf.Tensor) -> tf.Tensor:
-        """`[B, N]` and `[B]` int64 seconds -> `[B, N, dim]`; the age 0 is the unit before T."""
-        age = (as_of[:, None] - 1 - timestamp) // self.unit
+        """`[...]` int64 seconds each, of an event and of its T -> `[..., dim]`.
+
+        The age 0 is the unit before T.
+        """
+        age = (as_of - 1 - timestamp) // self.unit
         return self.table(tf.clip_by_value(age, 0, self.rows - 1))
 
     def start(self) -> tf.Tensor:

@@ -1,14 +1,17 @@
 """One BERT layer (section 3.2; Devlin et al., 2018)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
-
-
-def _initializer() -> keras.initializers.Initializer:
-    return keras.initializers.TruncatedNormal(stddev=0.02)
+from guim_tf.layers.activation import gelu
+from guim_tf.layers.attention import SelfAttention
+from guim_tf.layers.dropout import dropout
+from guim_tf.layers.linear import Linear
+from guim_tf.layers.norm import LayerNorm
+from guim_tf.packing import Packing
 
 
 @register
@@ -16,7 +19,7 @@ class TransformerBlock(keras.layers.Layer):
     """Self-attention and a GELU feed-forward layer of 4 x dim, each with a layer norm.
 
     Args:
-      dim: size of a vector.
+      dim: size of a token.
       heads: attention heads of `dim / heads` each.
       dropout: rate on attention weights and on both outputs.
       norm_first: normalise the input of each half (pre-norm), not its output as in BERT.
@@ -30,32 +33,30 @@ class TransformerBlock(keras.layers.Layer):
         self.heads = heads
         self.dropout = dropout
         self.norm_first = norm_first
-        self.attention = keras.layers.MultiHeadAttention(
-            heads, dim // heads, dropout=dropout, kernel_initializer=_initializer()
-        )
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-12)
-        self.expand = keras.layers.Dense(
-            4 * dim, activation=keras.activations.gelu, kernel_initializer=_initializer()
-        )
-        self.contract = keras.layers.Dense(dim, kernel_initializer=_initializer())
-        self.output_norm = keras.layers.LayerNormalization(epsilon=1e-12)
-        self.attention_dropout = keras.layers.Dropout(dropout)
-        self.output_dropout = keras.layers.Dropout(dropout)
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.attention = SelfAttention(heads, dim=dim, dropout=dropout, name="attention")
+        self.attention_norm = LayerNorm(name="attention_norm")
+        self.expand = Linear(4 * dim, initializer=initializer, name="expand")
+        self.contract = Linear(dim, initializer=initializer, name="contract")
+        self.output_norm = LayerNorm(name="output_norm")
 
-    def call(self, tokens: tf.Tensor, *, visible: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`[B, S, dim]` -> `[B, S, dim]`.
-
-        Args:
-          tokens: `[B, S, dim]`.
-          visible: `[B, S, S]` or `[B, 1, S]` bool, whether a token (row) attends to another.
-        """
+    def call(
+        self,
+        tokens: tf.Tensor,
+        *,
+        packing: Packing,
+        visible: Sequence[tf.Tensor],
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`[T, dim]` -> `[T, dim]`; arguments as of `SelfAttention`."""
 
         def attend(x: tf.Tensor) -> tf.Tensor:
-            mixed = self.attention(x, x, attention_mask=visible, training=training)
-            return self.attention_dropout(mixed, training=training)
+            mixed = self.attention(x, packing=packing, visible=visible, seed=seed)
+            return dropout(mixed, self.dropout, seed, len(visible))
 
         def feed_forward(x: tf.Tensor) -> tf.Tensor:
-            return self.output_dropout(self.contract(self.expand(x)), training=training)
+            out = self.contract(gelu(self.expand(x)))
+            return dropout(out, self.dropout, seed, len(visible) + 1)
 
         if self.norm_first:
             tokens += attend(self.attention_norm(tokens))

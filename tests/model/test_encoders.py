@@ -8,9 +8,18 @@ from guim_tf import schema as names
 from guim_tf.config import ModelConfig
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras
-from guim_tf.layers import InterestHeads, TimeEmbedding, TransformerBlock
+from guim_tf.layers import (
+    InterestHeads,
+    LayerNorm,
+    SelfAttention,
+    TimeEmbedding,
+    TransformerBlock,
+)
+from guim_tf.layers.activation import gelu
+from guim_tf.layers.dropout import dropout
 from guim_tf.masking import choose_masked
 from guim_tf.model import GUIM, TableRows
+from guim_tf.packing import pack
 from guim_tf.user_encoder import UserEncoder
 
 DAY = 86_400
@@ -113,15 +122,120 @@ def test_time_moves_with_the_cut():
     np.testing.assert_array_equal(a, b)
 
 
-def encode(encoder, vectors, *, present, days, masked=None, **options):
-    return encoder(
-        tf.constant(vectors, tf.float32),
-        timestamp=tf.constant(days, tf.int64) * DAY,
+def encode(encoder, vectors, *, present, days, masked=None, action=None, groups=1, seed=None):
+    """Users as rows `[B, N]`, of which only what is present goes in; outputs come back as rows."""
+    present = np.array(present)
+
+    def flat(rows, dtype):
+        return None if rows is None else tf.constant(np.array(rows)[present], dtype)
+
+    users, outputs = encoder(
+        flat(vectors, tf.float32),
+        lengths=tf.constant(present.sum(axis=1), tf.int32),
+        timestamp=flat(np.array(days) * DAY, tf.int64),
         as_of=tf.constant([100 * DAY] * len(days), tf.int64),
-        present=tf.constant(present),
-        masked=None if masked is None else tf.constant(masked),
-        **options,
+        masked=flat(masked, tf.bool),
+        action=flat(action, tf.int64),
+        groups=groups,
+        seed=seed,
     )
+    rows = np.zeros([*present.shape, encoder.dim], np.float32)
+    rows[present] = outputs
+    return users, rows
+
+
+def two_tokens() -> dict:
+    """A user with a CLS token and an event."""
+    packing = pack(tf.constant([1], tf.int32), cls_tokens=1, groups=1)
+    return {"packing": packing, "visible": [tf.ones([1, 2, 2], tf.bool)]}
+
+
+def test_attention_is_that_of_the_library():
+    """Two users of 1 + 2 and 1 + 3 tokens, against Keras' layer on one user at a time."""
+    dim, heads = 8, 2
+    layer = SelfAttention(heads, dim=dim, dropout=0.0)
+    tokens = tf.random.stateless_normal([7, dim], [1, 2])
+    packing = pack(tf.constant([2, 3], tf.int32), cls_tokens=1, groups=1)
+    visible = tf.constant(np.random.default_rng(0).random([2, 4, 4]) < 0.7) | tf.eye(
+        4, dtype=tf.bool
+    )
+    visible &= tf.constant([[[True, True, True, False]], [[True] * 4]])
+    layer(tokens, packing=packing, visible=[visible])
+    layer.set_weights(
+        [tf.random.stateless_normal(w.shape, [3, i]) for i, w in enumerate(layer.get_weights())]
+    )
+    got = layer(tokens, packing=packing, visible=[visible]).numpy()
+    plain = keras.layers.MultiHeadAttention(heads, dim // heads)
+    plain(tokens[None], tokens[None])
+    kernel = tf.reshape(layer.project.kernel, [dim, 3, heads, dim // heads])
+    bias = tf.reshape(layer.project.bias, [3, heads, dim // heads])
+    plain.set_weights(
+        [
+            *(x for part in range(3) for x in (kernel[:, part], bias[part])),
+            tf.reshape(layer.mix.kernel, [heads, dim // heads, dim]),
+            layer.mix.bias,
+        ]
+    )
+    for user, rows in enumerate(([0, 2, 3], [1, 4, 5, 6])):  # CLS tokens stand first
+        one = tf.gather(tokens, rows)[None]
+        seen = visible[user : user + 1, : len(rows), : len(rows)]
+        expected = plain(one, one, attention_mask=seen)[0]
+        np.testing.assert_allclose(got[rows], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gelu_and_its_gradient_are_the_librarys():
+    x = tf.constant(np.linspace(-6, 6, 101), tf.float32)
+    found = []
+    for function in (gelu, tf.nn.gelu):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        found.append((y, tape.gradient(y, x)))
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-6)
+
+
+def test_the_layer_norm_and_its_gradients_are_the_librarys():
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(3.0, 2.0, [5, 8]), tf.float32)
+    weight = tf.constant(rng.normal(size=[5, 8]), tf.float32)
+    found = []
+    for layer in (LayerNorm(), keras.layers.LayerNormalization(epsilon=1e-12)):
+        layer.build([None, 8])
+        layer.set_weights([np.linspace(0.5, 2, 8), np.linspace(-1, 1, 8)])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(layer(x) * weight)
+        found.append([y, *tape.gradient(y, [x, layer.gamma, layer.beta])])
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_repeats_with_its_seed():
+    x = tf.ones([300, 401])  # no multiple of four
+    seed = tf.constant([5, 6], tf.int64)
+    dropped = dropout(x, 0.25, seed, 0).numpy()
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_allclose((dropped == 0).mean(), 0.25, atol=0.005)
+    np.testing.assert_allclose((dropped == 0).mean(axis=0), 0.25, atol=0.15)
+    np.testing.assert_array_equal(dropout(x, 0.25, seed, 0), dropped)
+    for other in (dropout(x, 0.25, seed, 1), dropout(x, 0.25, seed + 1, 0)):
+        assert (other.numpy() != dropped).mean() > 0.3, "independent draws differ in 3 of 8"
+    np.testing.assert_array_equal(dropout(x, 0.25, None, 0), x)
+
+
+def test_dropout_is_on_with_a_seed_alone():
+    options = {"present": [[True] * 3], "days": [[1, 2, 3]]}
+    vectors = np.random.default_rng(0).normal(size=[1, 3, 8])
+    encoder = user_encoder(dropout=0.5)
+    a, b, c = (
+        encode(encoder, vectors, seed=seed and tf.constant(seed, tf.int64), **options)[0]
+        for seed in ((1, 2), (1, 2), (1, 3))
+    )
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-5
+    still = [encode(encoder, vectors, **options)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*still)
 
 
 def test_a_user_is_c_vectors_and_every_position_has_an_output():
@@ -129,19 +243,49 @@ def test_a_user_is_c_vectors_and_every_position_has_an_output():
         user_encoder(), np.ones([2, 4, 8]), present=[[True] * 4] * 2, days=[[1, 2, 3, 4]] * 2
     )
     assert users.shape == [2, 3, 8]
-    assert outputs.shape == [2, 4, 8]
+    assert outputs.shape == (2, 4, 8)
     assert np.abs(users[:, 0] - users[:, 1]).max() > 1e-4, "each CLS token is its own"
 
 
-def test_padding_changes_nothing():
+@pytest.mark.parametrize("options", [{}, {"mixture": "heads", "norm_first": True}])
+@pytest.mark.parametrize("groups", [1, 2, 3, 7])
+def test_users_are_encoded_alike_alone_together_and_in_groups(groups, options):
+    """Lengths 3, 0, 5, 1, 5: groups have padding, one may have no user at all."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=[1, 4, 8])
-    encoder = user_encoder()
-    short, _ = encode(encoder, vectors[:, :2], present=[[True, True]], days=[[1, 2]])
-    padded, _ = encode(
-        encoder, vectors, present=[[True, True, False, False]], days=[[1, 2, 77, 88]]
-    )
-    np.testing.assert_allclose(short, padded, atol=1e-6)
+    vectors = rng.normal(size=[5, 5, 8])
+    days = np.sort(rng.integers(0, 90, [5, 5]))
+    present = np.arange(5) < np.array([3, 0, 5, 1, 5])[:, None]
+    encoder = user_encoder(**options)
+    users, outputs = encode(encoder, vectors, present=present, days=days, groups=groups)
+    for row in range(5):
+        here = slice(row, row + 1)
+        alone, alone_outputs = encode(
+            encoder, vectors[here], present=present[here], days=days[here]
+        )
+        np.testing.assert_allclose(users[here], alone, atol=1e-6)
+        np.testing.assert_allclose(outputs[here], alone_outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"mixture": "heads"}])
+def test_gradients_are_alike_in_groups_and_at_once(options):
+    rng = np.random.default_rng(1)
+    vectors = tf.Variable(rng.normal(size=[9, 8]), dtype=tf.float32)
+    encoder = user_encoder(**options)
+    weight = tf.constant(rng.normal(size=[4, 3, 8]), tf.float32)
+    found = []
+    for groups in (1, 3):
+        with tf.GradientTape() as tape:
+            users, outputs = encoder(
+                vectors,
+                lengths=tf.constant([2, 4, 0, 3], tf.int32),
+                timestamp=tf.range(9, dtype=tf.int64) * DAY,
+                as_of=tf.fill([4], tf.constant(100 * DAY, tf.int64)),
+                groups=groups,
+            )
+            total = tf.reduce_sum(users * weight) + tf.reduce_sum(outputs**3)
+        found.append(tape.gradient(total, [vectors, *encoder.blocks[0].trainable_variables]))
+    for one, many in zip(*found, strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-5)
 
 
 def test_events_of_one_day_have_no_order():
@@ -193,7 +337,7 @@ def test_the_type_of_an_action_is_added_to_its_event():
     vectors = np.random.default_rng(0).normal(size=[1, 2, 8])
     encoder = user_encoder(action_rows=4)
     options = {"present": [[True, True]], "days": [[1, 2]]}
-    actions = tf.constant([[2, 3]], tf.int64)
+    actions = [[2, 3]]
     typed, outputs = encode(encoder, vectors, action=actions, **options)
     assert encoder.action_table.embeddings.shape == [4, 8]
     added = vectors + encoder.action_table.embeddings.numpy()[[2, 3]]
@@ -207,7 +351,7 @@ def test_a_masked_event_keeps_the_type_of_its_action():
     encoder = user_encoder(action_rows=4)
     options = {"present": [[True, True]], "days": [[1, 2]], "masked": [[False, True]]}
     a, b = (
-        encode(encoder, np.ones([1, 2, 8]), action=tf.constant([[2, row]], tf.int64), **options)[1]
+        encode(encoder, np.ones([1, 2, 8]), action=[[2, row]], **options)[1]
         for row in (2, 3)
     )
     assert np.abs(a - b).max() > 1e-4
@@ -251,20 +395,9 @@ def test_guim_mh_has_one_cls_token_and_a_vector_a_head():
         encoder, np.ones([2, 4, 8]), present=[[True] * 4] * 2, days=[[1] * 4] * 2
     )
     assert users.shape == [2, 3, 8]
-    assert outputs.shape == [2, 4, 8]
+    assert outputs.shape == (2, 4, 8)
     assert encoder.cls_table.shape == [1, 8]
     assert np.abs(users[:, 0] - users[:, 1]).max() > 1e-4, "each head is its own"
-
-
-@pytest.mark.parametrize("norm_first", [False, True])
-def test_padding_changes_nothing_in_guim_mh(norm_first):
-    vectors = np.random.default_rng(0).normal(size=[1, 4, 8])
-    encoder = user_encoder(mixture="heads", norm_first=norm_first)
-    short, _ = encode(encoder, vectors[:, :2], present=[[True, True]], days=[[1, 2]])
-    padded, _ = encode(
-        encoder, vectors, present=[[True, True, False, False]], days=[[1, 2, 77, 88]]
-    )
-    np.testing.assert_allclose(short, padded, atol=1e-6)
 
 
 def test_masking_picks_its_share_of_what_is_present():
@@ -346,14 +479,9 @@ def test_tables_at_full_vocabulary_are_those_of_the_paper():
 
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4])
 def test_heads_have_64_dimensions_in_gui_edi_too(vectors):
-    config = family("GUI-EDI", vectors)
-    model = GUIM(TableRows(items=32, categories=7, words=25), model=config)
-    [kernel] = {
-        tuple(v.shape)
-        for v in model.user_encoder.blocks[0].trainable_variables
-        if "query/kernel" in v.name
-    }
-    assert kernel == (128 * vectors, 2 * vectors, 64)
+    model = GUIM(TableRows(items=32, categories=7, words=25), model=family("GUI-EDI", vectors))
+    attention = model.user_encoder.blocks[0].attention
+    assert attention.dim // attention.heads == 64
 
 
 def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest():
@@ -375,7 +503,7 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
         ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
-            lambda layer: layer(tf.ones([1, 2, 8]), visible=tf.constant([[[True, True]]])),
+            lambda layer: layer(tf.ones([2, 8]), **two_tokens()),
         ),
         (
             InterestHeads(2, dim=4, dropout=0.0),

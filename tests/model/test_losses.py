@@ -1,21 +1,27 @@
 """InfoNCE against other users of the batch: what counts as a negative, and how much."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
-from guim_tf import losses
-from guim_tf.losses import BatchItems, InfoNCE, draw_negatives
+from guim_tf import losses, shared_negatives
+from guim_tf.losses import Candidates, InfoNCE, draw_negatives, ownership
+from guim_tf.shared_negatives import SharedNegatives
 
 SEED = tf.constant([0, 1], tf.int64)
 
 
-def items(vectors, owner, key, probability=None) -> BatchItems:
-    count = len(owner)
-    return BatchItems(
-        vector=tf.constant(vectors, tf.float32),
+def items(vectors, owner, key, probability=None) -> Candidates:
+    """Events by owner and key; events of one key are one candidate, with the vector of the first."""
+    keys, first, item = np.unique(key, return_index=True, return_inverse=True)
+    probability = np.array(probability or [1 / len(owner)] * len(owner))
+    return Candidates(
+        vector=tf.constant(np.array(vectors)[first], tf.float32),
+        key=tf.constant(keys, tf.int64),
+        probability=tf.constant(probability[first], tf.float32),
+        item=tf.constant(item, tf.int32),
         owner=tf.constant(owner, tf.int32),
-        key=tf.constant(key, tf.int64),
-        probability=tf.constant(probability or [1 / count] * count, tf.float32),
     )
 
 
@@ -105,9 +111,19 @@ def test_the_loss_is_the_same_in_parts(monkeypatch):
     candidates = items(rng.normal(size=[12, 4]), np.repeat(np.arange(4), 3), np.arange(12) % 9)
     queries = rng.normal(size=[7, 2, 4])
     positive = [True] * 7 + [False] * 5
-    whole = loss(queries, candidates, positive, logq=True)
+    whole = [
+        loss(queries, candidates, positive, negatives_per_user=drawn, logq=True)
+        for drawn in (None, 1)
+    ]
     monkeypatch.setattr(losses, "_POSITIVES_AT_ONCE", 3)
-    np.testing.assert_allclose(loss(queries, candidates, positive, logq=True), whole, rtol=1e-5)
+    monkeypatch.setattr(shared_negatives, "_LEAST_AT_ONCE", 3)
+    monkeypatch.setattr(shared_negatives, "_SCORES_AT_ONCE", 1)
+    parted = [
+        loss(queries, candidates, positive, negatives_per_user=drawn, logq=True)
+        for drawn in (None, 1)
+    ]
+    np.testing.assert_allclose(parted[0], whole[0], rtol=1e-5)
+    assert np.isfinite(parted[1])  # each part draws anew
 
 
 def test_an_event_may_be_the_positive_of_several_queries():
@@ -160,7 +176,7 @@ def test_drawn_negatives_are_the_ones_in_the_softmax():
     np.testing.assert_allclose(
         loss(query, candidates, positive, negatives_per_user=1),
         loss(query, candidates, positive),
-        rtol=1e-6,
+        atol=1e-6,
     )
 
 
@@ -168,3 +184,72 @@ def test_a_user_without_items_is_no_one_to_draw_from():
     owner = tf.constant([0, 2], tf.int32)  # user 1 has none
     drawn = draw_negatives(tf.constant([0], tf.int32), owner, 1, SEED)
     assert drawn.numpy().tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("interests", [1, 3])
+@pytest.mark.parametrize("logq", [False, True])
+@pytest.mark.parametrize("at_once", [4, 1024])
+def test_shared_negatives_are_the_retrieval_task_of_the_library(
+    interests, logq, at_once, monkeypatch
+):
+    """The loss and both gradients, against TensorFlow Recommenders op by op."""
+    monkeypatch.setattr(shared_negatives, "_LEAST_AT_ONCE", at_once)
+    monkeypatch.setattr(shared_negatives, "_SCORES_AT_ONCE", 1)
+    rng = np.random.default_rng(0)
+    users, positives, size, dim = 5, 11, 9, 6
+    queries = tf.constant(rng.normal(size=[positives, interests, dim]), tf.float32)
+    vectors = tf.constant(rng.normal(size=[size, dim]), tf.float32)
+    probability = tf.constant(rng.uniform(0.01, 0.9, size), tf.float32)
+    event_owner = tf.constant(rng.integers(0, users, 20), tf.int32)
+    event_item = tf.constant(rng.integers(0, size, 20), tf.int32)
+    positive = tf.constant(rng.integers(0, 20, positives))
+    negative = ~ownership(event_owner, event_item, tf.constant(size))
+    which, owner = (tf.gather(x, positive) for x in (event_item, event_owner))
+
+    def ours(queries, vectors):
+        return SharedNegatives(temperature=0.2)(
+            queries,
+            vectors,
+            positive=which,
+            owner=owner,
+            negative=negative,
+            candidate_sampling_probability=probability if logq else None,
+        )
+
+    def the_librarys(queries, vectors):
+        twice = tf.concat([tf.gather(vectors, which), vectors], axis=0)
+        own = tf.eye(positives, dtype=tf.bool)
+        return tfrs.tasks.Retrieval(temperature=0.2, remove_accidental_hits=True)(
+            queries,
+            twice,
+            candidate_sampling_probability=tf.concat(
+                [tf.gather(probability, which), probability], axis=0
+            )
+            if logq
+            else None,
+            candidate_ids=tf.concat([which, tf.range(size)], axis=0),
+            score_mask=tf.concat([own, tf.gather(negative, owner)], axis=1),
+            compute_metrics=False,
+        )
+
+    found = []
+    for task in (ours, the_librarys):
+        with tf.GradientTape() as tape:
+            tape.watch([queries, vectors])
+            total = tf.function(task)(queries, vectors)
+        found.append([total, *tape.gradient(total, [queries, vectors])])
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weighted_loss_has_weighted_gradients():
+    candidates = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    queries = tf.Variable([[[1.0, 0.4]]])
+    gradients = []
+    for weight in (1.0, 0.3):
+        with tf.GradientTape() as tape:
+            total = weight * InfoNCE(2.0, None, False)(
+                queries, tf.constant([0]), candidates, seed=SEED
+            )
+        gradients.append(tape.gradient(total, queries).numpy())
+    np.testing.assert_allclose(gradients[1], 0.3 * gradients[0], rtol=1e-5)

@@ -1,0 +1,74 @@
+"""Self-attention with one product for query, key and value (Vaswani et al., 2017)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from guim_tf.keras_compat import keras, register
+from guim_tf.layers.dropout import dropout
+from guim_tf.layers.linear import Linear
+from guim_tf.packing import Packing, as_list, as_rows
+
+
+@register
+class SelfAttention(keras.layers.Layer):
+    """Multi-head attention of a user's tokens to one another.
+
+    Args:
+      heads: of `dim / heads` numbers each.
+      dim: size of a token.
+      dropout: rate on the attention weights.
+    """
+
+    def __init__(self, heads: int, *, dim: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.dim = dim
+        self.dropout = dropout
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.project = Linear(3 * dim, initializer=initializer, name="project")
+        self.mix = Linear(dim, initializer=initializer, name="mix")
+
+    def call(
+        self,
+        tokens: tf.Tensor,
+        *,
+        packing: Packing,
+        visible: Sequence[tf.Tensor],
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`[T, dim]` -> `[T, dim]`.
+
+        Args:
+          tokens: `[T, dim]` of all users.
+          packing: which of them are one user's.
+          visible: `[b, S, S]` bool of each group, whether a token (row) attends to another.
+          seed: `[2]` int64 of dropout, None outside of training.
+        """
+        rows = as_rows(packing, self.project(tokens))
+        mixed = [
+            self._attend(x, seen, seed, group)
+            for group, (x, seen) in enumerate(zip(rows, visible, strict=True))
+        ]
+        return self.mix(as_list(packing, mixed))
+
+    def _attend(
+        self, rows: tf.Tensor, visible: tf.Tensor, seed: tf.Tensor | None, salt: int
+    ) -> tf.Tensor:
+        """`[b, S, 3 * dim]` -> `[b, S, dim]`."""
+        users, width, size = tf.shape(rows)[0], tf.shape(rows)[1], self.dim // self.heads
+        split = tf.reshape(rows, [users, width, 3, self.heads, size])
+        query, key, value = tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
+        logits = tf.linalg.matmul(query * size**-0.5, key, transpose_b=True)
+        logits += tf.where(visible, 0.0, logits.dtype.min)[:, None]
+        weights = dropout(tf.nn.softmax(logits), self.dropout, seed, salt)
+        mixed = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
+        return tf.reshape(mixed, [users, width, self.dim])
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "heads": self.heads,
+            "dim": self.dim,
+            "dropout": self.dropout,
+        }
