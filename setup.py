@@ -51,5 +51,5 @@ setup(
             "mypy>=1.10",
         ]
     },
-    entry_points={"console_scripts": ["guim=guim_tf.cli:main"]},
+    entry_points={"console_scripts": ["guim=guim_tf.cli:console"]},
 )

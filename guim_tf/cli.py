@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 
+from guim_tf.precision import prefer_bfloat16
 from guim_tf.version import __version__
 
 COMMANDS = {
@@ -19,6 +20,7 @@ COMMANDS = {
     "evaluate": ("guim_tf.evaluation:main", "score vectors and baselines, write a report"),
     "benchmark": ("guim_tf.benchmark:main", "compare many configurations over many seeds"),
 }
+TRAINS = ("train", "benchmark")
 
 
 def usage() -> str:
@@ -43,10 +45,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"guim: unknown command {arguments[0]!r}\n\n{usage()}", end="", file=sys.stderr)
         return 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports missing GPUs as errors
     module, function = COMMANDS[arguments[0]][0].split(":")
     return getattr(importlib.import_module(module), function)(arguments[1:])
 
 
+def console() -> int:
+    """`main` of this process's own arguments, with the environment set for it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports missing GPUs as errors
+    if sys.argv[1:2] and sys.argv[1] in TRAINS:
+        prefer_bfloat16()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

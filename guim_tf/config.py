@@ -214,7 +214,9 @@ class Config:
                 id_dropout=0.15,
             ),
             window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
-            training=TrainingConfig(batch_size=64, patience=None),
+            training=TrainingConfig(
+                batch_size=64, patience=None, table_rate=30.0, table_slots="row"
+            ),
             retrieval=RetrievalConfig(repeat_weight=None, popularity_weight=None),
         )
 

@@ -4,12 +4,9 @@ import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
+from guim_tf.drawn_negatives import DrawnNegatives
 from guim_tf.shared_negatives import SharedNegatives
-
-_POSITIVES_AT_ONCE = 1024
-
 
 class Candidates(NamedTuple):
     """The items of a batch as candidates: X distinct ones, of E events.
@@ -86,34 +83,15 @@ class InfoNCE:
         seed: tf.Tensor,
         draws: int,
     ) -> tf.Tensor:
-        task = tfrs.tasks.Retrieval(temperature=1.0 / self.alpha, remove_accidental_hits=True)
-        events = [tf.gather(x, candidates.item) for x in candidates[:3]]
-
-        def some(part: tf.Tensor) -> tf.Tensor:
-            """The task's candidates begin with the positives: in parts they are fewer."""
-            here = slice(part * _POSITIVES_AT_ONCE, (part + 1) * _POSITIVES_AT_ONCE)
-            negative = draw_negatives(
-                tf.gather(candidates.owner, positive[here]),
-                candidates.owner,
-                draws,
-                seed + tf.cast(part, seed.dtype),
-            )
-            own = tf.eye(tf.shape(negative)[0], dtype=tf.bool)
-            vector, key, probability = (
-                tf.concat([tf.gather(x, positive[here]), x], axis=0) for x in events
-            )
-            return task(
-                queries[here],
-                vector,
-                candidate_sampling_probability=probability if self.logq else None,
-                candidate_ids=key,
-                score_mask=tf.concat([own, negative], axis=1),
-                compute_metrics=False,
-            )
-
-        parts = -(-tf.shape(positive)[0] // _POSITIVES_AT_ONCE)
-        return tf.reduce_sum(
-            tf.map_fn(some, tf.range(parts), fn_output_signature=tf.float32), axis=0
+        owner = tf.gather(candidates.owner, positive)
+        event, drawn = draw_negatives(owner, candidates.owner, draws, seed)
+        return DrawnNegatives(temperature=1.0 / self.alpha)(
+            queries,
+            candidates.vector,
+            positive=tf.gather(candidates.item, positive),
+            negative=tf.gather(candidates.item, event),
+            drawn=drawn,
+            candidate_sampling_probability=candidates.probability if self.logq else None,
         )
 
 
@@ -132,7 +110,7 @@ def ownership(owner: tf.Tensor, which: tf.Tensor, count: tf.Tensor) -> tf.Tensor
 
 def draw_negatives(
     owner: tf.Tensor, candidate_owner: tf.Tensor, per_user: int, seed: tf.Tensor
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """For each positive, draws `per_user` items of every other user (paper: K = 31, batch 32).
 
     Args:
@@ -142,21 +120,19 @@ def draw_negatives(
       seed: `[2]` int.
 
     Returns:
-      `[P, E]` bool, True for the drawn candidates.
+      `[P, users * per_user]` int32, which candidates, and bool, whether one is drawn there: not of
+      the positive's own user, nor of a user who has none.
     """
     users = tf.reduce_max(candidate_owner) + 1
     by_owner = tf.cast(tf.argsort(candidate_owner, stable=True), tf.int32)
     sizes = tf.math.bincount(candidate_owner, minlength=users)
     offsets = tf.math.cumsum(sizes, exclusive=True)
-    positives = tf.shape(owner)[0]
-    uniform = tf.random.stateless_uniform([positives, users, per_user], seed)
+    shape = [tf.shape(owner)[0], users, per_user]
+    uniform = tf.random.stateless_uniform(shape, seed)
     last = tf.maximum(sizes - 1, 0)[None, :, None]
     pick = tf.minimum(tf.cast(uniform * tf.cast(sizes, tf.float32)[None, :, None], tf.int32), last)
     foreign = (owner[:, None] != tf.range(users)[None, :]) & (sizes > 0)[None, :]
-    where = tf.where(tf.repeat(foreign[:, :, None], per_user, axis=2))
-    column = tf.gather(by_owner, tf.gather_nd(pick + offsets[None, :, None], where))
-    index = tf.stack([tf.cast(where[:, 0], tf.int32), column], axis=1)
-    drawn = tf.scatter_nd(
-        index, tf.ones([tf.shape(index)[0]], tf.int32), [positives, tf.shape(candidate_owner)[0]]
-    )
-    return drawn > 0
+    place = tf.where(foreign[:, :, None], pick + offsets[None, :, None], 0)
+    flat = [shape[0], users * per_user]
+    drawn = tf.repeat(foreign, per_user, axis=1)
+    return tf.gather(by_owner, tf.reshape(place, flat)), drawn

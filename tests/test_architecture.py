@@ -20,11 +20,11 @@ PIPELINES = {
     "beam_pipelines",
 }
 SERVING = {"guim_tf.schema", "serving"}
-STANDARD_LIBRARY_ONLY = ("__init__", "schema", "strict_json", "mapping", "config", "version", "cli")
+STANDARD_LIBRARY_ONLY = ("__init__", "schema", "strict_json", "mapping", "config", "version", "precision", "cli")
 
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
-    ("version", "schema", "strict_json", "keras_compat", "text"),
+    ("version", "schema", "strict_json", "keras_compat", "text", "precision"),
     ("config", "mapping", "popularity", "packing"),
     (
         "datasets",
@@ -36,6 +36,7 @@ LAYERS = (
         "sampling",
         "artifacts",
         "shared_negatives",
+        "drawn_negatives",
         "optimizers",
         "interrupt",
         "divergence",

@@ -26,9 +26,8 @@ class SelfAttention(keras.layers.Layer):
         self.heads = heads
         self.dim = dim
         self.dropout = dropout
-        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.project = Linear(3 * dim, initializer=initializer, name="project")
-        self.mix = Linear(dim, initializer=initializer, name="mix")
+        self.project = Linear(3 * dim, name="project")
+        self.mix = Linear(dim, name="mix")
 
     def call(
         self,

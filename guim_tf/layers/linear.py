@@ -17,15 +17,21 @@ class Linear(keras.layers.Layer):
 
     Args:
       units: numbers that come out of each token.
-      initializer: of the kernel.
+      initializer: of the kernel; BERT's where there is none.
     """
 
     def __init__(
-        self, units: int, *, initializer: str | keras.initializers.Initializer, **kwargs: Any
+        self,
+        units: int,
+        *,
+        initializer: str | keras.initializers.Initializer | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units = units
-        self.initializer = keras.initializers.get(initializer)
+        self.initializer = keras.initializers.get(initializer) or keras.initializers.TruncatedNormal(
+            stddev=0.02
+        )
 
     def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(

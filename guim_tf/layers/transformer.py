@@ -33,11 +33,10 @@ class TransformerBlock(keras.layers.Layer):
         self.heads = heads
         self.dropout = dropout
         self.norm_first = norm_first
-        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
         self.attention = SelfAttention(heads, dim=dim, dropout=dropout, name="attention")
         self.attention_norm = LayerNorm(name="attention_norm")
-        self.expand = Linear(4 * dim, initializer=initializer, name="expand")
-        self.contract = Linear(dim, initializer=initializer, name="contract")
+        self.expand = Linear(4 * dim, name="expand")
+        self.contract = Linear(dim, name="contract")
         self.output_norm = LayerNorm(name="output_norm")
 
     def call(

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from guim_tf import losses, shared_negatives
+from guim_tf import shared_negatives
+from guim_tf.drawn_negatives import DrawnNegatives
 from guim_tf.losses import Candidates, InfoNCE, draw_negatives, ownership
 from guim_tf.shared_negatives import SharedNegatives
 
@@ -111,19 +112,10 @@ def test_the_loss_is_the_same_in_parts(monkeypatch):
     candidates = items(rng.normal(size=[12, 4]), np.repeat(np.arange(4), 3), np.arange(12) % 9)
     queries = rng.normal(size=[7, 2, 4])
     positive = [True] * 7 + [False] * 5
-    whole = [
-        loss(queries, candidates, positive, negatives_per_user=drawn, logq=True)
-        for drawn in (None, 1)
-    ]
-    monkeypatch.setattr(losses, "_POSITIVES_AT_ONCE", 3)
+    whole = loss(queries, candidates, positive, logq=True)
     monkeypatch.setattr(shared_negatives, "_LEAST_AT_ONCE", 3)
     monkeypatch.setattr(shared_negatives, "_SCORES_AT_ONCE", 1)
-    parted = [
-        loss(queries, candidates, positive, negatives_per_user=drawn, logq=True)
-        for drawn in (None, 1)
-    ]
-    np.testing.assert_allclose(parted[0], whole[0], rtol=1e-5)
-    assert np.isfinite(parted[1])  # each part draws anew
+    np.testing.assert_allclose(loss(queries, candidates, positive, logq=True), whole, rtol=1e-5)
 
 
 def test_an_event_may_be_the_positive_of_several_queries():
@@ -152,20 +144,28 @@ def test_no_positive_gives_no_loss():
 def test_negatives_are_one_of_each_other_user():
     """At a batch of 32 these are the paper's K = 31."""
     owner = np.repeat(np.arange(32), 3)
-    drawn = draw_negatives(
-        tf.constant([0, 0, 5], tf.int32), tf.constant(owner, tf.int32), 1, SEED
-    ).numpy()
-    assert drawn.sum(axis=1).tolist() == [31, 31, 31]
-    for row, own in zip(drawn, [0, 0, 5], strict=True):
-        assert sorted(owner[row]) == [u for u in range(32) if u != own]
-    assert (drawn[0] != drawn[1]).any(), "positives of one user draw independently"
+    own = [0, 0, 5]
+    event, drawn = draw_negatives(
+        tf.constant(own, tf.int32), tf.constant(owner, tf.int32), 1, SEED
+    )
+    assert drawn.numpy().sum(axis=1).tolist() == [31, 31, 31]
+    for row, there, user in zip(event.numpy(), drawn.numpy(), own, strict=True):
+        assert sorted(owner[row[there]]) == [u for u in range(32) if u != user]
+    assert (event[0] != event[1]).numpy().any(), "positives of one user draw independently"
 
 
 def test_every_item_of_a_user_is_drawn_equally_often():
     owner = tf.constant([1, 0, 1, 1, 1], tf.int32)
-    drawn = draw_negatives(tf.zeros([4000], tf.int32), owner, 1, SEED).numpy()
-    assert not drawn[:, 1].any()
-    np.testing.assert_allclose(drawn.mean(axis=0)[[0, 2, 3, 4]], 0.25, atol=0.03)
+    event, drawn = draw_negatives(tf.zeros([4000], tf.int32), owner, 1, SEED)
+    shares = np.bincount(event.numpy()[drawn.numpy()], minlength=5) / 4000
+    np.testing.assert_allclose(shares, [0.25, 0, 0.25, 0.25, 0.25], atol=0.03)
+
+
+def test_several_items_of_each_user_may_be_drawn():
+    owner = tf.constant([0, 1, 1, 2], tf.int32)
+    event, drawn = draw_negatives(tf.constant([0], tf.int32), owner, 3, SEED)
+    found = event.numpy()[drawn.numpy()]
+    assert np.bincount(owner.numpy()[found], minlength=3).tolist() == [0, 3, 3]
 
 
 def test_drawn_negatives_are_the_ones_in_the_softmax():
@@ -182,8 +182,68 @@ def test_drawn_negatives_are_the_ones_in_the_softmax():
 
 def test_a_user_without_items_is_no_one_to_draw_from():
     owner = tf.constant([0, 2], tf.int32)  # user 1 has none
-    drawn = draw_negatives(tf.constant([0], tf.int32), owner, 1, SEED)
-    assert drawn.numpy().tolist() == [[False, True]]
+    event, drawn = draw_negatives(tf.constant([0], tf.int32), owner, 1, SEED)
+    assert drawn.numpy().tolist() == [[False, False, True]]
+    assert event[0, 2] == 1
+
+
+def test_a_drawn_accidental_hit_weighs_nothing():
+    without = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    hit = items([[1, 0], [0, 1], [1, 0]], [0, 1, 2], [10, 11, 10])
+    query = [[[1.0, 0.2]]]
+    np.testing.assert_allclose(
+        loss(query, hit, [True, False, False], negatives_per_user=1),
+        loss(query, without, [True, False], negatives_per_user=1),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("logq", [False, True])
+def test_drawn_negatives_are_the_retrieval_task_of_the_library_with_a_mask(logq):
+    rng = np.random.default_rng(0)
+    positives, size, dim = 7, 12, 6
+    queries = tf.constant(rng.normal(size=[positives, 3, dim]), tf.float32)
+    vectors = tf.constant(rng.normal(size=[size, dim]), tf.float32)
+    probability = tf.constant(rng.uniform(0.01, 0.9, size), tf.float32)
+    positive = tf.constant(rng.integers(0, size, positives), tf.int32)
+    negative = np.stack([rng.choice(size, 4, replace=False) for _ in range(positives)])
+    negative[0, 2] = positive[0]  # an accidental hit
+    drawn = rng.random([positives, 4]) < 0.8
+    mask = np.zeros([positives, size], bool)
+    for row in range(positives):
+        mask[row, negative[row][drawn[row]]] = True
+
+    def ours(queries, vectors):
+        return DrawnNegatives(temperature=0.2)(
+            queries,
+            vectors,
+            positive=positive,
+            negative=tf.constant(negative, tf.int32),
+            drawn=tf.constant(drawn),
+            candidate_sampling_probability=probability if logq else None,
+        )
+
+    def the_librarys(queries, vectors):
+        of_positives = tf.gather(probability, positive)
+        return tfrs.tasks.Retrieval(temperature=0.2, remove_accidental_hits=True)(
+            queries,
+            tf.concat([tf.gather(vectors, positive), vectors], axis=0),
+            candidate_sampling_probability=tf.concat([of_positives, probability], axis=0)
+            if logq
+            else None,
+            candidate_ids=tf.concat([positive, tf.range(size)], axis=0),
+            score_mask=tf.concat([tf.eye(positives, dtype=tf.bool), mask], axis=1),
+            compute_metrics=False,
+        )
+
+    found = []
+    for task in (ours, the_librarys):
+        with tf.GradientTape() as tape:
+            tape.watch([queries, vectors])
+            total = task(queries, vectors)
+        found.append([total, *map(tf.convert_to_tensor, tape.gradient(total, [queries, vectors]))])
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("interests", [1, 3])
