@@ -36,7 +36,8 @@ class PlainGUIM(GUIM):
 
     def __init__(self, *arguments: Any, max_length: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        assert self.model_config.mixture == "tokens" and not self.model_config.norm_first
+        assert self.model_config.mixture == "tokens"
+        assert not self.model_config.norm_first
         assert not self.model_config.actions
         self.max_length = max_length
 
@@ -160,9 +161,7 @@ class PlainGUIM(GUIM):
             cutoffs = tf.concat([cutoffs, more], axis=1)
         moments, interests = tf.shape(cutoffs)[1], encoder.interests
         first = moments * interests
-        cls = tf.reshape(
-            start[:, :, None, :] + encoder.cls_table, [batch, first, encoder.dim]
-        )
+        cls = tf.reshape(start[:, :, None, :] + encoder.cls_table, [batch, first, encoder.dim])
         tokens = _norm(encoder.input_norm, tf.concat([cls, events], axis=1))
         tokens = _dropout(tokens, encoder.dropout, training)
         moment = tf.range(first) // interests

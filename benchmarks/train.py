@@ -225,8 +225,10 @@ class Child:
         elif prefer_bfloat16():
             environment[VARIABLE] = "BF16"
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--build", name]
-            + ["--dataset", dataset, "--tables", tables, "--mode", mode],
+            [
+                *(sys.executable, __file__, "--build", name, "--dataset", dataset),
+                *("--tables", tables, "--mode", mode),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -26,10 +26,10 @@ def count_events(present: tf.Tensor) -> tf.Tensor:
 class BatchEvents(NamedTuple):
     """E events: of the histories, then of the targets, then what is nobody's.
 
-    items: features `[X]` of each distinct item among them, titles `[X, W]`; item: `[E]` int32, which
-    of these an event is of; owner: `[E]` int32, the user's row in the batch, or one more than the
-    last for what is nobody's; history, targets: `[B, N]` and `[B, M]` int32, where in the list each
-    event stands (anywhere for padding).
+    items: features `[X]` of each distinct item among them, titles `[X, W]`; item: `[E]` int32,
+    which of these an event is of; owner: `[E]` int32, the user's row in the batch, or one more than
+    the last for what is nobody's; history, targets: `[B, N]` and `[B, M]` int32, where in the list
+    each event stands (anywhere for padding).
     """
 
     items: Events

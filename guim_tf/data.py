@@ -5,7 +5,6 @@ The cut is applied when reading, so one data set serves every cut-off. A batch i
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -14,54 +13,12 @@ import tensorflow as tf
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
-from guim_tf.schema import DatasetError, Schema
+from guim_tf.schema import Schema
+from guim_tf.shards import read_records, shard_files
 
 _PARTITION = "title_partition"
 
 Events = dict[str, tf.Tensor]
-
-
-def shard_files(folder: str | pathlib.Path, split: str) -> list[str]:
-    """The TFRecord files of a split, after comparing each one's size with `counters.json`.
-
-    Raises:
-      DatasetError: a shard is missing or has not the size that the pipeline wrote.
-    """
-    folder = pathlib.Path(folder)
-    path = folder / names.COUNTERS_FILE
-    if not path.is_file():
-        raise DatasetError(
-            f"{path} does not exist: {folder} is not a finished data set. "
-            "Make one with `guim build-dataset`."
-        )
-    try:
-        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
-    except (ValueError, KeyError) as e:
-        raise DatasetError(
-            f"{path} does not list the shards: {e!r}. Rebuild the data set with "
-            "`guim build-dataset`."
-        ) from e
-    files = []
-    for shard in shards:
-        if not shard["file"].startswith(split + "/"):
-            continue
-        file = folder / shard["file"]
-        size = file.stat().st_size if file.is_file() else None
-        if size != shard["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise DatasetError(
-                f"{file} {found}, and the pipeline wrote {shard['bytes']}: the copy is incomplete. "
-                "Copy it again or rebuild the data set with `guim build-dataset`."
-            )
-        files.append(str(file))
-    return files
-
-
-def read_records(files: list[str], schema: Schema) -> tf.data.Dataset:
-    """Serialized records of TFRecord files, in the order of the files."""
-    if not files:
-        return tf.data.Dataset.from_tensor_slices(tf.zeros([0], tf.string))
-    return tf.data.TFRecordDataset(files, compression_type=schema.compression)
 
 
 def item_features(schema: Schema) -> dict[str, tf.io.RaggedFeature]:
@@ -92,27 +49,48 @@ def window(
     *,
     first: int | None = None,
     last: int | None = None,
-) -> dict[str, tf.RaggedTensor]:
+) -> Events:
     """The events with `start <= timestamp < end`, and of those only the first or last so many.
 
     Args:
-      sequences: `[B, (n)]` ragged features.
+      sequences: `[B, (n)]` ragged features, titles `[B, (n), (w)]`.
       start: `[B]` int64 seconds.
       end: `[B]` int64 seconds.
+
+    Returns:
+      Padded tensors: `[B, N]` int64, titles `[B, N, W]`; padding is row 0.
     """
-    times = sequences[names.TIMESTAMP]
-    inside = (times >= start[:, None]) & (times < end[:, None])
-    cut = {name: tf.ragged.boolean_mask(value, inside) for name, value in sequences.items()}
-    if first is not None:
-        cut = {name: value[:, :first] for name, value in cut.items()}
+    times, row = sequences[names.TIMESTAMP].values, sequences[names.TIMESTAMP].value_rowids()
+    inside = (times >= tf.gather(start, row)) & (times < tf.gather(end, row))
+    kept = tf.where(inside)[:, 0]
+    count = tf.math.unsorted_segment_sum(
+        tf.ones_like(kept), tf.gather(row, kept), tf.size(start, tf.int64)
+    )
+    begin = tf.math.cumsum(count, exclusive=True)
     if last is not None:
-        cut = {name: value[:, -last:] for name, value in cut.items()}
+        begin += tf.maximum(count - last, 0)
+        count = tf.minimum(count, last)
+    if first is not None:
+        count = tf.minimum(count, first)
+    place, present = _rows(begin, count)
+    event = tf.gather(kept, place)
+    cut: Events = {}
+    for name, value in sequences.items():
+        if name != names.TITLE_TOKENS:
+            cut[name] = tf.where(present, tf.gather(value.values, event), 0)
+            continue
+        words = value.values
+        size = tf.where(present, tf.gather(words.row_lengths(), event), 0)
+        place, real = _rows(tf.gather(words.row_starts(), event), size)
+        cut[name] = tf.where(real, tf.gather(words.values, place), 0)
     return cut
 
 
-def dense(events: dict[str, tf.RaggedTensor]) -> Events:
-    """Ragged events as padded tensors: `[B, N]` int64, titles `[B, N, W]`; padding is row 0."""
-    return {name: value.to_tensor() for name, value in events.items()}
+def _rows(begin: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`[...]` ranges as rows `[..., N]`, N the longest: places, 0 for padding, and what is none."""
+    number = tf.range(tf.maximum(tf.reduce_max(size), 0))
+    present = number < size[..., None]
+    return tf.where(present, begin[..., None] + number, 0), present
 
 
 def history_at(
@@ -129,7 +107,7 @@ def history_at(
     """
     sequences = parse_records(serialized, schema)
     start = as_of - config.history_days * names.DAY
-    return dense(window(sequences, start, as_of, last=config.max_length))
+    return window(sequences, start, as_of, last=config.max_length)
 
 
 def cut_at(
@@ -146,7 +124,7 @@ def cut_at(
         sequences, cutoff - config.history_days * names.DAY, cutoff, last=config.max_length
     )
     targets = window(sequences, cutoff, end, first=config.max_targets)
-    return {"as_of": cutoff, "history": dense(history), "targets": dense(targets)}
+    return {"as_of": cutoff, "history": history, "targets": targets}
 
 
 def training_cutoff(schema: Schema, config: WindowConfig) -> int:
@@ -168,8 +146,8 @@ def draw_cutoffs(
     Returns:
       `[B]` int64 seconds.
     """
-    later = tf.ragged.boolean_mask(times, (times > times[:, :1].to_tensor()) & (times < end))
-    candidates = later.to_tensor(default_value=-1)
+    rows = times.to_tensor(default_value=-1)
+    candidates = tf.where((rows > rows[:, :1]) & (rows < end), rows, -1)
     uniform = tf.random.stateless_uniform(tf.shape(candidates), seed, minval=1e-9)
     logit = -tf.math.log(-tf.math.log(uniform))  # Gumbel noise: its argmax is a draw
     if half_life_days is not None:

@@ -12,6 +12,13 @@ class DivergedError(ValueError):
     """A loss or a weight is no longer a finite number."""
 
 
+def require_finite(model: keras.Model) -> None:
+    """Raises `DivergedError` where a weight holds NaN or infinity."""
+    for weight in model.trainable_variables:
+        if not np.isfinite(tf.reduce_sum(weight)):
+            raise _error(model, f"the weight {weight.name} holds NaN or infinity")
+
+
 class StopWhenDiverged(keras.callbacks.Callback):
     """Raises `DivergedError` with the step and the learning rate.
 
@@ -21,18 +28,17 @@ class StopWhenDiverged(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         assert logs is not None
         if not np.isfinite(logs["loss"]):
-            raise self._error(f"the loss is {logs['loss']}")
+            raise _error(self.model, f"the loss is {logs['loss']}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        for weight in self.model.trainable_variables:  # the last step of an epoch has no next loss
-            if not np.isfinite(tf.reduce_sum(weight)):
-                raise self._error(f"the weight {weight.name} holds NaN or infinity")
+        require_finite(self.model)  # the last step of an epoch has no next loss
 
-    def _error(self, what: str) -> DivergedError:
-        optimizer = self.model.optimizer
-        step = int(optimizer.iterations)
-        rate = float(tf.convert_to_tensor(optimizer.learning_rate))
-        return DivergedError(
-            f"training diverged at step {step}, learning rate {rate:.3g}: {what}. The run keeps "
-            "the state of the last epoch before. Train anew with a lower training.learning_rate."
-        )
+
+def _error(model: keras.Model, what: str) -> DivergedError:
+    optimizer = model.optimizer
+    step = int(optimizer.iterations)
+    rate = float(tf.convert_to_tensor(optimizer.learning_rate))
+    return DivergedError(
+        f"training diverged at step {step}, learning rate {rate:.3g}: {what}. The run keeps "
+        "the last state before. Train anew with a lower training.learning_rate."
+    )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from guim_tf import schema as names
 from guim_tf.artifacts import Warmup, save
 from guim_tf.config import Config, ModelConfig
-from guim_tf.data import dense, history_at, window
+from guim_tf.data import history_at, window
 from guim_tf.lookup import ActionTable, IdTable
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run
@@ -140,8 +140,8 @@ class UserEncoderModule(tf.Module):
                 self.actions(tf.boolean_mask(action, present))
             )
         start = as_of - self._config.window.history_days * names.DAY
-        cut = window(sequences, start, as_of, last=self._config.window.max_length)
-        users = self._encode(dense(cut), as_of)
+        history = window(sequences, start, as_of, last=self._config.window.max_length)
+        users = self._encode(history, as_of)
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     @tf.function(

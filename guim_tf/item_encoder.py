@@ -6,12 +6,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
-
-
-def _table(rows: int, dim: int, name: str) -> keras.layers.Embedding:
-    return keras.layers.Embedding(
-        rows, dim, embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02), name=name
-    )
+from guim_tf.layers import Table
 
 
 @register
@@ -51,9 +46,9 @@ class ItemEncoder(keras.layers.Layer):
             "word_dim": word_dim,
             "activation": activation,
         }
-        self.item_table = _table(item_rows, item_id_dim, "item_table")
-        self.category_table = _table(category_rows, category_dim, "category_table")
-        self.word_table = _table(word_rows, word_dim, "word_table")
+        self.item_table = Table(item_rows, item_id_dim, name="item_table")
+        self.category_table = Table(category_rows, category_dim, name="category_table")
+        self.word_table = Table(word_rows, word_dim, name="word_table")
         self.projection = keras.layers.Dense(
             dim, use_bias=False, activation=activation, name="projection"
         )

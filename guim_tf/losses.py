@@ -8,6 +8,7 @@ import tensorflow as tf
 from guim_tf.drawn_negatives import DrawnNegatives
 from guim_tf.shared_negatives import SharedNegatives
 
+
 class Candidates(NamedTuple):
     """The items of a batch as candidates: X distinct ones, of E events.
 
@@ -62,9 +63,7 @@ class InfoNCE:
             return self._of_all(queries, positive, candidates)
         return self._of_drawn(queries, positive, candidates, seed, self.negatives_per_user)
 
-    def _of_all(
-        self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates
-    ) -> tf.Tensor:
+    def _of_all(self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates) -> tf.Tensor:
         has = ownership(candidates.owner, candidates.item, tf.shape(candidates.key)[0])
         return SharedNegatives(temperature=1.0 / self.alpha)(
             queries,

@@ -15,8 +15,8 @@ class Group(NamedTuple):
     """Some users as rows of equal width S.
 
     users: `[b]` int32, which ones; events: `[b, W]` int32, where their events stand in the list of
-    events (anywhere for padding); present: `[b, W]` bool, False for padding; tokens: `[b, S]` int32,
-    where their tokens stand in the list of tokens, CLS tokens first (0 for padding).
+    events (anywhere for padding); present: `[b, W]` bool, False for padding; tokens: `[b, S]`
+    int32, where their tokens stand in the list of tokens, CLS tokens first (0 for padding).
     """
 
     users: tf.Tensor
@@ -51,9 +51,7 @@ def pack(lengths: tf.Tensor, *, cls_tokens: int | tf.Tensor, groups: int) -> Pac
     order = tf.argsort(lengths, stable=True)
     found, slots, places, before = [], [], [], 0
     for number in range(groups):
-        users = tf.cast(
-            order[count * number // groups : count * (number + 1) // groups], tf.int32
-        )
+        users = tf.cast(order[count * number // groups : count * (number + 1) // groups], tf.int32)
         size = tf.gather(lengths, users)
         width = tf.reduce_max(tf.concat([size, [0]], axis=0))
         present = tf.range(width)[None, :] < size[:, None]

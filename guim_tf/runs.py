@@ -1,22 +1,25 @@
 """A run folder: what one training leaves behind, and how it is resumed.
 
-It holds `config.json`, `schema.json`, `vocabularies/`, `checkpoints/` (the last epoch, to resume
+It holds `config.json`, `schema.json`, `vocabularies/`, `checkpoints/` (the last state, to resume
 from), `best/` (weights of the best epoch, to export), `history.jsonl` (one line an epoch),
 `tensorboard/` and, when training is over, `result.json`.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig
+from guim_tf.divergence import require_finite
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.schema import Schema
@@ -112,34 +115,57 @@ def read_history(run: str | pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-class RunState(keras.callbacks.Callback):
-    """Keeps what a run needs to be resumed: weights, optimiser, epoch, best epoch and its weights.
+class RunError(ValueError):
+    """A run folder can't be written."""
 
-    All of it is in one checkpoint, so a kill at any moment leaves the state of one epoch. Where
-    there is no validation, or no patience, the last epoch counts as the best.
+
+class RunState(keras.callbacks.Callback):
+    """Keeps what a run needs to be resumed: weights, optimiser, epoch, step, best epoch and so on.
+
+    All of it is in one checkpoint, so a kill at any moment leaves the state of one step. Where
+    training stands is `epoch`, the epochs done, and `step`, the steps done in the next one.
 
     Args:
       run: the run folder.
       model: compiled, with its variables made.
+      steps: of an epoch.
       patience: epochs without a better validation recall before training stops; None never stops
         and takes the last epoch for the best.
+      save_minutes: how often a checkpoint is written inside an epoch; there is one at its end.
     """
 
-    def __init__(self, run: pathlib.Path, model: GUIM, *, patience: int | None) -> None:
+    def __init__(
+        self,
+        run: pathlib.Path,
+        model: GUIM,
+        *,
+        steps: int,
+        patience: int | None,
+        save_minutes: float,
+    ) -> None:
         super().__init__()
         model.optimizer.build(model.trainable_variables)
         self._run = run
+        self._steps = steps
         self._patience = patience
-        self._started = time.monotonic()
+        self._save_seconds = 60 * save_minutes
+        self._started = self._saved = time.monotonic()
         self.epoch = tf.Variable(0, dtype=tf.int64)
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # in this epoch, before this session
         self.best = tf.Variable(float("-inf"))
         self.best_epoch = tf.Variable(0, dtype=tf.int64)
+        self._means = [variable for metric in model.metrics for variable in metric.variables]
+        self._kept: list[np.ndarray] | None = None
         checkpoint = tf.train.Checkpoint(
             model=model,
             optimizer=model.optimizer,
             epoch=self.epoch,
+            step=self.step,
+            seconds=self.seconds,
             best=self.best,
             best_epoch=self.best_epoch,
+            means=self._means,
         )
         self._last = tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), max_to_keep=2)
         self._best = tf.train.CheckpointManager(
@@ -152,18 +178,50 @@ class RunState(keras.callbacks.Callback):
         waited = int(self.epoch) - int(self.best_epoch)
         return self._patience is not None and waited >= self._patience
 
-    def resume(self) -> int:
-        """Restores the last checkpoint, if any; returns how many epochs are done."""
-        self._last.restore_or_initialize()
-        done = int(self.epoch)
-        if done:
-            lines = [json.dumps(line) + "\n" for line in read_history(self._run)[:done]]
-            write_whole(self._run / HISTORY_FILE, "".join(lines))
-            print(f"Resuming {self._run} after epoch {done}.", file=sys.stderr)
-        return done
+    @property
+    def done(self) -> int:
+        """Steps done in all."""
+        return int(self.epoch) * self._steps + int(self.step)
+
+    def resume(self) -> None:
+        """Restores the last checkpoint, if any."""
+        found = self._last.latest_checkpoint
+        if found is None:
+            return
+        try:
+            self._last.checkpoint.restore(found).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError, IndexError) as e:
+            raise RunError(
+                f"{found} can't be read: {e}. It is damaged, or of another version of guim_tf. "
+                "Train in another run folder, or throw this run away with --restart."
+            ) from e
+        lines = [json.dumps(line) + "\n" for line in read_history(self._run)[: int(self.epoch)]]
+        write_whole(self._run / HISTORY_FILE, "".join(lines))
+        if int(self.step):
+            self._kept = [variable.numpy() for variable in self._means]
+        inside = f", step {int(self.step)} of the next" if int(self.step) else ""
+        print(f"Resuming {self._run} after epoch {int(self.epoch)}{inside}.", file=sys.stderr)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._started = time.monotonic()
+        for variable, value in zip(self._means, self._kept or [], strict=False):
+            variable.assign(value)  # the means of an epoch go on where they stopped
+        self._kept = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step.assign_add(1)
+        if time.monotonic() - self._saved > self._save_seconds and int(self.step) < self._steps:
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint between two steps; at the end of an epoch that is left to it."""
+        if int(self.step) == self._steps:
+            return
+        require_finite(self.model)
+        before = float(self.seconds)
+        self.seconds.assign(before + time.monotonic() - self._started)
+        self._write(self._last, self.done)
+        self.seconds.assign(before)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         assert logs is not None
@@ -172,14 +230,36 @@ class RunState(keras.callbacks.Callback):
         if recall is None or self._patience is None or recall > float(self.best):
             self.best.assign(recall or 0.0)
             self.best_epoch.assign(done)
-            self._best.save(checkpoint_number=done)
-        self.epoch.assign(done)
-        line = {"epoch": done, "seconds": round(time.monotonic() - self._started, 3)}
+            self._write(self._best, done)
+        seconds = float(self.seconds) + time.monotonic() - self._started
+        line = {"epoch": done, "seconds": round(seconds, 3)}
         line |= {key: float(value) for key, value in logs.items()}
-        with (self._run / HISTORY_FILE).open("a", encoding="utf-8") as file:
+        with _written(self._run), (self._run / HISTORY_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._last.save(checkpoint_number=done)
+        self.epoch.assign(done)
+        self.step.assign(0)
+        self.seconds.assign(0.0)
+        self._write(self._last, self.done)
         self.model.stop_training = self.stopped
+
+    def _write(self, manager: tf.train.CheckpointManager, number: int) -> None:
+        with _written(self._run):
+            if not self._run.is_dir():
+                raise FileNotFoundError(f"{self._run} is gone")
+            manager.save(checkpoint_number=number)
+        self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def _written(run: pathlib.Path) -> Iterator[None]:
+    """Says what can be done where a file of the run can't be written."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as e:
+        raise RunError(
+            f"{run} can't be written: {e}. The last whole checkpoint there is kept. Make room or "
+            "bring the folder back; the same command then resumes."
+        ) from e
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -78,7 +78,9 @@ def _loss(
 ) -> tf.Tensor:
     interests, dim = queries.shape[1:]
     count, size = tf.shape(queries)[0], tf.shape(candidates)[0]
-    at_once = tf.clip_by_value(_SCORES_AT_ONCE // tf.maximum(size, 1), _LEAST_AT_ONCE, _MOST_AT_ONCE)
+    at_once = tf.clip_by_value(
+        _SCORES_AT_ONCE // tf.maximum(size, 1), _LEAST_AT_ONCE, _MOST_AT_ONCE
+    )
 
     def part(
         start: tf.Tensor,
@@ -127,7 +129,9 @@ def _loss(
         )
         _, total, parts, of_candidates = tf.while_loop(
             lambda start, *_: start < tf.maximum(count, 1),  # a part at least, of no query
-            lambda *state: part(*state, queries, candidates),
+            lambda start, total, parts, of_candidates: part(
+                start, total, parts, of_candidates, queries, candidates
+            ),
             [0, tf.zeros([], queries.dtype), parts, tf.zeros_like(candidates)],
             parallel_iterations=1,  # more would keep the scores of several parts
         )

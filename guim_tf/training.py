@@ -19,7 +19,7 @@ from guim_tf.data import (
     training_cutoff,
 )
 from guim_tf.divergence import StopWhenDiverged
-from guim_tf.interrupt import Interruptible
+from guim_tf.interrupt import Interruptible, Terminated
 from guim_tf.keras_compat import keras
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
@@ -33,6 +33,7 @@ from guim_tf.runs import (
 )
 from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
+from guim_tf.shards import whole_shards
 from guim_tf.strict_json import ConfigError, from_dict
 from guim_tf.validation import Validation, ValidationRecall
 
@@ -69,6 +70,7 @@ def train(
     run: str | pathlib.Path,
     config: Config = Config.tuned(),
     restart: bool = False,
+    save_minutes: float = 10.0,
     progress: bool = True,
 ) -> TrainResult:
     """Trains a model, or resumes where an earlier call of the same run was cut off.
@@ -78,11 +80,13 @@ def train(
       run: the run folder; made, or resumed when it holds the same configuration.
       config: the whole configuration.
       restart: throw away what the run folder holds.
+      save_minutes: how often the state is saved inside an epoch; it is at the end of each.
       progress: show a progress bar with the losses.
 
     Raises:
       DatasetError, SchemaError: the data set is damaged, or has no user to learn from.
       ConfigError: the run folder belongs to another configuration or data set.
+      RunError: the run folder can't be written, or its checkpoint not be read.
       DivergedError: the loss or a weight became NaN or infinite.
     """
     run = pathlib.Path(run)
@@ -94,36 +98,46 @@ def train(
 
     keras.utils.set_random_seed(config.training.seed)
     cutoff = training_cutoff(schema, config.window)
-    candidates = _measure(dataset, schema, config)
+    with whole_shards(dataset, schema):
+        candidates = _measure(dataset, schema, config)
     steps = candidates.users // config.training.batch_size
     model = build_model(schema, config, candidates.probability)
     model.compile(
         optimizer=build_optimizer(config.training, total_steps=steps * config.training.epochs)
     )
     validation = Validation(dataset, cutoff, config.window)
-    state = RunState(run, model, patience=config.training.patience)
-    done = state.resume()
+    state = RunState(
+        run,
+        model,
+        steps=steps,
+        patience=config.training.patience,
+        save_minutes=save_minutes,
+    )
+    state.resume()
     callbacks = [ValidationRecall(validation)] if validation.users else []
     callbacks += [
         StopWhenDiverged(),
         state,
         keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
     ]
-    if not state.stopped:
-        with Interruptible() as interruptible:
+    checked = None
+    if validation.users:
+        checked = load_dataset(
+            dataset,
+            names.VALIDATION,
+            window=config.window,
+            batch_size=config.training.batch_size,
+        )
+    with Interruptible(before=state.save) as interruptible, whole_shards(dataset, schema):
+        # In one go, but for the rest of an epoch that an earlier session was stopped in.
+        while int(state.epoch) < config.training.epochs and not state.stopped:
+            begun = int(state.step)
             model.fit(
-                _passes(dataset, schema, config, done=done, steps=steps),
-                steps_per_epoch=steps,
-                initial_epoch=done,
-                epochs=config.training.epochs,
-                validation_data=load_dataset(
-                    dataset,
-                    names.VALIDATION,
-                    window=config.window,
-                    batch_size=config.training.batch_size,
-                )
-                if validation.users
-                else None,
+                _passes(dataset, schema, config, done=state.done, steps=steps),
+                steps_per_epoch=steps - begun,
+                initial_epoch=int(state.epoch),
+                epochs=int(state.epoch) + 1 if begun else config.training.epochs,
+                validation_data=checked,
                 callbacks=[*callbacks, interruptible],
                 verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
             )
@@ -155,7 +169,7 @@ def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) 
 def _passes(
     dataset: str | pathlib.Path, schema: Schema, config: Config, *, done: int, steps: int
 ) -> tf.data.Dataset:
-    """All passes over the training users but the first `done`; pass n is the same always."""
+    """All passes over the training users but the first `done` steps; pass n is the same always."""
     batches = serialized_batches(
         dataset,
         schema,
@@ -163,8 +177,8 @@ def _passes(
         batch_size=config.training.batch_size,
         seed=config.training.seed,
     )
-    rest = batches.repeat(config.training.epochs).skip(done * steps)
-    numbers = tf.data.Dataset.counter(start=_passes_seed(config) + done * steps)
+    rest = batches.repeat(config.training.epochs).skip(done)
+    numbers = tf.data.Dataset.counter(start=_passes_seed(config) + done)
     drawn = config.loss.catalogue_negatives
     return cut_batches(
         rest,
@@ -232,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="guim train",
         description="Trains GUIM on a data set folder. The same command again resumes a run that "
-        "was cut off, from the end of its last epoch.",
+        "was cut off, at its last checkpoint, and ends as if it had not been.",
         epilog="examples:\n"
         "  guim train --dataset work/dataset --run work/run\n"
         "  guim train --dataset work/dataset --run work/c1 --set model.interests=1\n"
@@ -257,6 +271,12 @@ def main(argv: list[str] | None = None) -> int:
         help="change one value of the configuration; may be repeated",
     )
     parser.add_argument("--restart", action="store_true", help="throw away an earlier run")
+    parser.add_argument(
+        "--save-minutes",
+        type=float,
+        default=10.0,
+        help="how often to save the state inside an epoch (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     try:
         config = MODES[arguments.mode]()
@@ -267,15 +287,13 @@ def main(argv: list[str] | None = None) -> int:
             run=arguments.run,
             config=configure(config, arguments.set),
             restart=arguments.restart,
+            save_minutes=arguments.save_minutes,
         )
     except ValueError as e:
         print(f"guim train: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "\nguim train: interrupted. The same command resumes after the last finished epoch.",
-            file=sys.stderr,
-        )
-        return 130
+    except (KeyboardInterrupt, Terminated) as e:
+        print("\nguim train: interrupted. The same command resumes.", file=sys.stderr)
+        return 143 if isinstance(e, Terminated) else 130
     print(json.dumps(dataclasses.asdict(result)))
     return 0

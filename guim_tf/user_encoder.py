@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers import InterestHeads, LayerNorm, Linear, TimeEmbedding, TransformerBlock
+from guim_tf.layers import InterestHeads, LayerNorm, Linear, Table, TimeEmbedding, TransformerBlock
 from guim_tf.layers.dropout import dropout
 from guim_tf.packing import Group, Packing, as_rows, pack
 
@@ -66,16 +66,7 @@ class UserEncoder(keras.layers.Layer):
         self.dim = dim
         self.causal = causal
         self.time_embedding = TimeEmbedding(time_rows, dim=dim, unit=time_unit, name="time")
-        self.action_table = (
-            keras.layers.Embedding(
-                action_rows,
-                dim,
-                embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-                name="action",
-            )
-            if action_rows
-            else None
-        )
+        self.action_table = Table(action_rows, dim, name="action") if action_rows else None
         self.input_norm = LayerNorm(name="input_norm")
         self.dropout = dropout
         self.blocks = [
@@ -185,9 +176,7 @@ class UserEncoder(keras.layers.Layer):
         found = []
         for number, (rows, seen) in enumerate(zip(as_rows(packing, tokens), visible, strict=True)):
             cls = tf.shape(rows)[1] - tf.shape(packing.groups[number].present)[1]
-            found.append(
-                self.interest_heads(rows, visible=seen[:, :cls], seed=seed, salt=number)
-            )
+            found.append(self.interest_heads(rows, visible=seen[:, :cls], seed=seed, salt=number))
         order = tf.concat([group.users for group in packing.groups], axis=0)
         by_user = tf.gather(tf.concat(found, axis=0), tf.argsort(order))
         return tf.reshape(by_user, [-1, self.dim])

@@ -20,7 +20,16 @@ PIPELINES = {
     "beam_pipelines",
 }
 SERVING = {"guim_tf.schema", "serving"}
-STANDARD_LIBRARY_ONLY = ("__init__", "schema", "strict_json", "mapping", "config", "version", "precision", "cli")
+STANDARD_LIBRARY_ONLY = (
+    "__init__",
+    "schema",
+    "strict_json",
+    "mapping",
+    "config",
+    "version",
+    "precision",
+    "cli",
+)
 
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
@@ -37,6 +46,7 @@ LAYERS = (
         "artifacts",
         "shared_negatives",
         "drawn_negatives",
+        "shards",
         "optimizers",
         "interrupt",
         "divergence",

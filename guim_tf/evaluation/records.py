@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.data import shard_files
 from guim_tf.evaluation.ragged import Ragged
+from guim_tf.shards import shard_files
 
 _BATCH = 1024
 _REBUILD = "Build the data set again with `guim build-dataset`."

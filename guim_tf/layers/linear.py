@@ -29,9 +29,9 @@ class Linear(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.units = units
-        self.initializer = keras.initializers.get(initializer) or keras.initializers.TruncatedNormal(
-            stddev=0.02
-        )
+        self.initializer = keras.initializers.get(
+            initializer
+        ) or keras.initializers.TruncatedNormal(stddev=0.02)
 
     def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
+from guim_tf.layers.table import Table
 
 
 @register
@@ -24,9 +25,7 @@ class TimeEmbedding(keras.layers.Layer):
         self.rows = rows
         self.dim = dim
         self.unit = unit
-        self.table = keras.layers.Embedding(
-            rows + 1, dim, embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02)
-        )
+        self.table = Table(rows + 1, dim)
 
     def call(self, timestamp: tf.Tensor, as_of: tf.Tensor) -> tf.Tensor:
         """`[...]` int64 seconds each, of an event and of its T -> `[..., dim]`.

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from plain_model import PlainGUIM
+
 from guim_tf import schema as names
 from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.model import GUIM, TableRows

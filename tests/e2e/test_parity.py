@@ -7,11 +7,12 @@ import tensorflow as tf
 from guim_tf import encoders
 from guim_tf.artifacts import latest
 from guim_tf.catalogue import Catalogue
-from guim_tf.data import history_at, shard_files
+from guim_tf.data import history_at
 from guim_tf.encoders import encode_items
 from guim_tf.mixture import search_exact
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema
+from guim_tf.shards import shard_files
 from serving.client import connect, predict
 from serving.server import serve
 

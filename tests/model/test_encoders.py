@@ -350,10 +350,7 @@ def test_the_type_of_an_action_is_added_to_its_event():
 def test_a_masked_event_keeps_the_type_of_its_action():
     encoder = user_encoder(action_rows=4)
     options = {"present": [[True, True]], "days": [[1, 2]], "masked": [[False, True]]}
-    a, b = (
-        encode(encoder, np.ones([1, 2, 8]), action=[[2, row]], **options)[1]
-        for row in (2, 3)
-    )
+    a, b = (encode(encoder, np.ones([1, 2, 8]), action=[[2, row]], **options)[1] for row in (2, 3))
     assert np.abs(a - b).max() > 1e-4
 
 

@@ -13,11 +13,12 @@ import tensorflow as tf
 from guim_tf.artifacts import ArtifactError, latest, versions
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config
-from guim_tf.data import history_at, shard_files
+from guim_tf.data import history_at
 from guim_tf.export import export, main
 from guim_tf.lookup import ActionTable, IdTable
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema, write_vocabulary
+from guim_tf.shards import shard_files
 from guim_tf.strict_json import load
 
 # Runs in a process of its own: loads a model with plain TensorFlow and answers what it is asked.

@@ -14,7 +14,7 @@ SEED = tf.constant([0, 1], tf.int64)
 
 
 def items(vectors, owner, key, probability=None) -> Candidates:
-    """Events by owner and key; events of one key are one candidate, with the vector of the first."""
+    """Events by owner and key; those of one key are one candidate, with the first's vector."""
     keys, first, item = np.unique(key, return_index=True, return_inverse=True)
     probability = np.array(probability or [1 / len(owner)] * len(owner))
     return Candidates(
@@ -145,9 +145,7 @@ def test_negatives_are_one_of_each_other_user():
     """At a batch of 32 these are the paper's K = 31."""
     owner = np.repeat(np.arange(32), 3)
     own = [0, 0, 5]
-    event, drawn = draw_negatives(
-        tf.constant(own, tf.int32), tf.constant(owner, tf.int32), 1, SEED
-    )
+    event, drawn = draw_negatives(tf.constant(own, tf.int32), tf.constant(owner, tf.int32), 1, SEED)
     assert drawn.numpy().sum(axis=1).tolist() == [31, 31, 31]
     for row, there, user in zip(event.numpy(), drawn.numpy(), own, strict=True):
         assert sorted(owner[row[there]]) == [u for u in range(32) if u != user]

@@ -15,7 +15,6 @@ import tensorflow_recommenders as tfrs
 from guim_tf.artifacts import latest, versions
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, RetrievalConfig
-from guim_tf.data import shard_files
 from guim_tf.encoders import encode_items
 from guim_tf.evaluation.ragged import ragged
 from guim_tf.evaluation.repeats import HabitSearch
@@ -26,6 +25,7 @@ from guim_tf.retrieval import (
     read_vectors,
 )
 from guim_tf.schema import Schema
+from guim_tf.shards import shard_files
 from guim_tf.strict_json import load as load_config
 from guim_tf.strict_json import to_json
 

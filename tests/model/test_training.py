@@ -2,18 +2,12 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from guim_tf import runs
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig
 from guim_tf.data import load_dataset, training_cutoff
@@ -22,7 +16,7 @@ from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DAY, DatasetError, Schema, SchemaError
-from guim_tf.strict_json import ConfigError, load, to_json
+from guim_tf.strict_json import ConfigError
 from guim_tf.training import configure, main, train
 from guim_tf.validation import Validation
 
@@ -76,79 +70,6 @@ def test_action_types_are_refused_where_the_data_set_has_none(shop_dataset, smal
     ):
         train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
     assert not (tmp_path / "run").exists()
-
-
-class _Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
-    shop_dataset, shop_run, small_config, tmp_path, monkeypatch
-):
-    run = tmp_path / "run"
-    original = runs.RunState.on_epoch_begin
-
-    def killed_in_the_second_epoch(self, epoch, logs=None):
-        if epoch == 1:
-            raise _Killed
-        original(self, epoch, logs)
-
-    monkeypatch.setattr(runs.RunState, "on_epoch_begin", killed_in_the_second_epoch)
-    with pytest.raises(_Killed):
-        train(dataset=shop_dataset, run=run, config=small_config, progress=False)
-    assert len(read_history(run)) == 1
-    monkeypatch.setattr(runs.RunState, "on_epoch_begin", original)
-    train(dataset=shop_dataset, run=run, config=small_config, progress=False)
-    resumed, straight = read_history(run), read_history(shop_run)
-    assert [line["epoch"] for line in resumed] == [1, 2, 3]
-    assert resumed[0]["loss"] == pytest.approx(straight[0]["loss"], rel=1e-3)
-    # masks and negatives go on where they stopped; dropout draws anew, so nearly the same
-    assert resumed[2]["loss"] == pytest.approx(straight[2]["loss"], rel=0.05)
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_the_command_is_killed_and_the_same_command_resumes(
-    how, shop_dataset, small_config, tmp_path
-):
-    config = tmp_path / "config.json"
-    config.write_text(to_json(configure(small_config, ["training.epochs=400"])))
-    command = [sys.executable, "-m", "guim_tf.cli", "train"]
-    command += ["--dataset", str(shop_dataset), "--run", str(tmp_path / "run")]
-    command += ["--config", str(config)]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-
-    def start():
-        return subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            # what started the tests may ignore SIGINT, and children inherit that
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def stop_after(process, epochs):
-        deadline = time.monotonic() + 120
-        while len(read_history(tmp_path / "run")) < epochs:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(how)
-        return process.communicate(timeout=60)[1]
-
-    first = start()
-    errors = stop_after(first, 2)
-    assert first.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
-    if how == signal.SIGINT:
-        assert "The same command resumes" in errors
-    done = len(read_history(tmp_path / "run"))
-    second = start()
-    errors = stop_after(second, done + 2)
-    assert "Resuming" in errors
-    epochs = [line["epoch"] for line in read_history(tmp_path / "run")]
-    assert epochs == list(range(1, len(epochs) + 1))
-    assert load(Config, tmp_path / "run" / "config.json").training.epochs == 400
 
 
 def test_training_stops_when_patience_has_run_out(shop_dataset, small_config, tmp_path):
