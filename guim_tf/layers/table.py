@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import tensorflow as tf
+
 from guim_tf.keras_compat import keras, register
 
 _AT_ONCE = 1 << 24  # numbers
@@ -27,7 +29,8 @@ class Table(keras.layers.Embedding):
         for start in range(0, self.input_dim, step):
             end = min(start + step, self.input_dim)
             draw = keras.initializers.TruncatedNormal(stddev=0.02)  # anew: it repeats itself
-            self.embeddings[start:end].assign(draw([end - start, self.output_dim]))
+            rows = tf.IndexedSlices(draw([end - start, self.output_dim]), tf.range(start, end))
+            self.embeddings.scatter_update(rows)  # in place; assigning a slice copies the table
 
     def get_config(self) -> dict[str, Any]:
         config = keras.layers.Layer.get_config(self)

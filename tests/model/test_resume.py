@@ -67,9 +67,7 @@ def test_kills_change_no_bit_of_the_weights(shop_dataset, small_config, tmp_path
             *("loss.next_item=0.3", "training.table_slots=row", "training.table_rate=30"),
         ],
     )
-    straight = train(
-        dataset=shop_dataset, run=tmp_path / "straight", config=config, progress=False
-    )
+    straight = train(dataset=shop_dataset, run=tmp_path / "straight", config=config, progress=False)
     steps = straight.steps // 3
     kill_at += [steps + 1, steps + 3]
     for save_minutes in (0.0, 1e9):
@@ -202,17 +200,23 @@ def test_a_damaged_shard_is_named(shop_dataset, small_config, tmp_path):
 
 
 def test_a_shard_that_vanishes_during_training_is_named(
-    shop_dataset, shop_run, small_config, tmp_path, monkeypatch
+    shop_dataset, shop_run, small_config, tmp_path, kill_at, monkeypatch
 ):
-    dataset = shutil.copytree(shop_dataset, tmp_path / "dataset")
+    """A run is resumed, reads once through the data, and then a shard is gone."""
+    dataset, run = shutil.copytree(shop_dataset, tmp_path / "dataset"), tmp_path / "run"
+    options = {"dataset": dataset, "run": run, "config": small_config, "progress": False}
+    kill_at.append(1)
+    with pytest.raises(_Killed):
+        train(**options, save_minutes=0.0)
     shard = pathlib.Path(shard_files(dataset, "train")[0])
+    resume = runs.RunState.resume
     with monkeypatch.context() as patch:
-        after_an_epoch(patch, shard.unlink)
+        patch.setattr(runs.RunState, "resume", lambda self: (shard.unlink(), resume(self)))
         with pytest.raises(DatasetError, match=rf"{shard.name} is missing.*Copy it again"):
-            train(dataset=dataset, run=tmp_path / "run", config=small_config, progress=False)
+            train(**options)
     shutil.copy(shop_dataset / "train" / shard.name, shard)
-    train(dataset=dataset, run=tmp_path / "run", config=small_config, progress=False)
-    same_weights(tmp_path / "run", shop_run)
+    train(**options)
+    same_weights(run, shop_run)
 
 
 def test_the_time_of_an_epoch_counts_over_its_sessions(
