@@ -35,3 +35,7 @@ class Table(keras.layers.Embedding):
     def get_config(self) -> dict[str, Any]:
         config = keras.layers.Layer.get_config(self)
         return config | {"rows": self.input_dim, "dim": self.output_dim}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Table":
+        return cls(**config)

@@ -11,9 +11,12 @@ from guim_tf.keras_compat import keras
 from guim_tf.layers import (
     InterestHeads,
     LayerNorm,
+    Linear,
     SelfAttention,
+    Table,
     TimeEmbedding,
     TransformerBlock,
+    table,
 )
 from guim_tf.layers.activation import gelu
 from guim_tf.layers.dropout import dropout
@@ -209,6 +212,17 @@ def test_the_layer_norm_and_its_gradients_are_the_librarys():
         found.append([y, *tape.gradient(y, [x, layer.gamma, layer.beta])])
     for mine, expected in zip(*found, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_is_drawn_in_parts_that_differ(monkeypatch):
+    monkeypatch.setattr(table, "_AT_ONCE", 4000)  # 1,000 rows at a time
+    layer = Table(2500, 4)
+    rows = layer(tf.range(2500)).numpy()
+    assert abs(rows.mean()) < 0.001
+    # of a normal distribution cut off at two deviations .88 of the deviation are left
+    np.testing.assert_allclose(rows.std(), 0.88 * 0.02, rtol=0.03)
+    assert np.abs(rows).max() <= 0.04
+    assert len(np.unique(rows, axis=0)) == 2500, "no part repeats another"
 
 
 def test_dropout_keeps_the_mean_and_repeats_with_its_seed():
@@ -498,6 +512,13 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
             TimeEmbedding(7, dim=4, unit=3600),
             lambda layer: layer(tf.constant([[5]], tf.int64), tf.constant([9], tf.int64)),
         ),
+        (Table(5, 4), lambda layer: layer(tf.constant([3]))),
+        (Linear(3), lambda layer: layer(tf.ones([2, 4]))),
+        (LayerNorm(), lambda layer: layer(tf.constant([[1.0, 2.0]]))),
+        (
+            SelfAttention(2, dim=8, dropout=0.0),
+            lambda layer: layer(tf.ones([2, 8]), **two_tokens()),
+        ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
             lambda layer: layer(tf.ones([2, 8]), **two_tokens()),
@@ -516,7 +537,18 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
             lambda layer: encode(layer, np.ones([1, 2, 8]), present=[[True] * 2], days=[[1, 2]])[0],
         ),
     ],
-    ids=["time", "transformer", "heads", "item", "user", "user-mh"],
+    ids=[
+        "time",
+        "table",
+        "linear",
+        "norm",
+        "attention",
+        "transformer",
+        "heads",
+        "item",
+        "user",
+        "user-mh",
+    ],
 )
 def test_a_layer_comes_back_from_its_configuration(layer, call):
     expected = call(layer)
