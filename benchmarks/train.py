@@ -70,7 +70,8 @@ class Build:
         self.model.optimizer.build(self.model.trainable_variables)
         self._tf, self._names, self._config = tf, names, config
         self._batches: Iterator[Any] = iter(batches.prefetch(tf.data.AUTOTUNE))
-        self._step = tf.function(self.model.train_step, reduce_retracing=True)
+        self._specification = [batches.element_spec]  # any width of a batch, traced once
+        self._step = self._traced(self.model.train_step)
         for _ in range(4):  # traces, and rows of state that are touched first
             self._step(next(self._batches))
 
@@ -105,15 +106,16 @@ class Build:
             return tf.add_n([tf.reshape(x, [-1])[0] for x in values])
 
         batches = [next(self._batches) for _ in range(steps)]
-        until = [
-            _seconds(tf.function(f, reduce_retracing=True), batches) for f in (forward, backward)
-        ]
+        until = [_seconds(self._traced(function), batches) for function in (forward, backward)]
         until.append(_seconds(lambda batch: self._step(batch)["loss"], batches))
         return {
             "forward": until[0],
             "backward": until[1] - until[0],
             "update": until[2] - until[1],
         }
+
+    def _traced(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return self._tf.function(function, input_signature=self._specification)
 
     def peak(self) -> float:
         """Floating-point operations a second in large products of this process's precision."""

@@ -126,8 +126,8 @@ class TrainingConfig:
     clip_norm: float = 1.0
     # Tables are updated by row (`optimizers.RowwiseAdamW`): their learning rate over the others',
     # and their state, "row" for one number a row or "full" for two numbers a weight.
-    table_rate: float = 1.0
-    table_slots: str = "full"
+    table_rate: float = 30.0
+    table_slots: str = "row"
     # Epochs with no better validation recall before stopping; the best one's weights are exported.
     # Null trains all epochs and exports the last, when the learning rate has come down to zero.
     patience: int | None = 10
@@ -214,9 +214,7 @@ class Config:
                 id_dropout=0.15,
             ),
             window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
-            training=TrainingConfig(
-                batch_size=64, patience=None, table_rate=30.0, table_slots="row"
-            ),
+            training=TrainingConfig(batch_size=64, patience=None),
             retrieval=RetrievalConfig(repeat_weight=None, popularity_weight=None),
         )
 
