@@ -1,0 +1,67 @@
+"""Users of any length as one list of tokens, and as rows of groups."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from guim_tf.packing import as_list, as_rows, pack
+
+LENGTHS = [3, 0, 5, 1, 2]
+
+
+def packing(groups):
+    return pack(tf.constant(LENGTHS, tf.int32), cls_tokens=2, groups=groups)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 8])
+def test_every_token_is_in_one_row_of_its_own_user(groups):
+    packed = packing(groups)
+    # Tokens 0 to 9 are CLS tokens, two a user; then events, user by user.
+    owner = np.concatenate([np.repeat(np.arange(5), 2), np.repeat(np.arange(5), LENGTHS)])
+    found = []
+    for group in packed.groups:
+        size = np.array(LENGTHS)[group.users.numpy()]
+        np.testing.assert_array_equal(group.present.numpy().sum(axis=1), size)
+        for user, tokens, length in zip(
+            group.users.numpy(), group.tokens.numpy(), size, strict=True
+        ):
+            real = tokens[: 2 + length]
+            assert (owner[real] == user).all()
+            assert (np.diff(real[2:]) == 1).all(), "events stay in order"
+            found += real.tolist()
+    assert sorted(found) == list(range(10 + sum(LENGTHS)))
+
+
+def test_groups_are_of_like_length_and_as_wide_as_their_longest():
+    widths = [group.present.shape[1] for group in packing(5).groups]
+    assert widths == sorted(LENGTHS)
+
+
+def test_a_place_of_an_event_is_its_place_among_all_events():
+    for group in packing(2).groups:
+        events = group.events.numpy()[group.present.numpy()]
+        tokens = group.tokens.numpy()[:, 2:][group.present.numpy()]
+        np.testing.assert_array_equal(events + 10, tokens)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_rows_come_back_as_the_list(groups):
+    packed = packing(groups)
+    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
+    np.testing.assert_array_equal(as_list(packed, as_rows(packed, tokens)), tokens)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gradients_are_those_of_plain_gathering_and_padding_gets_none(groups):
+    packed = packing(groups)
+    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(tokens)
+        rows = as_rows(packed, tokens)
+        back = as_list(packed, [x**2 for x in rows])
+        total = tf.reduce_sum(back**3)
+    # The sum of sixth powers: each token has its own part alone.
+    np.testing.assert_allclose(tape.gradient(total, tokens), 6 * tokens**5, rtol=1e-4)
+    for group, gradient in zip(packed.groups, tape.gradient(total, rows), strict=True):
+        padded = np.pad(~group.present.numpy(), [[0, 0], [2, 0]])
+        assert not gradient.numpy()[padded].any()
