@@ -116,7 +116,7 @@ def read_history(run: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 class RunError(ValueError):
-    """A run folder can't be written."""
+    """A run folder can't be written, or its checkpoint not be read."""
 
 
 class RunState(keras.callbacks.Callback):
