@@ -18,6 +18,10 @@ COMMANDS = {
     "serve": ("serving.server:main", "serve SavedModels over gRPC as TF Serving does"),
     "recommend": ("serving.client:main", "ask a server what a user may want next"),
     "evaluate": ("guim_tf.evaluation:main", "score vectors and baselines, write a report"),
+    "compatibility": (
+        "guim_tf.evaluation.compatibility:main",
+        "how well a release goes on with what was made for the one before",
+    ),
     "benchmark": ("guim_tf.benchmark:main", "compare many configurations over many seeds"),
 }
 TRAINS = ("train", "benchmark")

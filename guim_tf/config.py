@@ -105,6 +105,9 @@ class WindowConfig:
     random_cutoffs: bool = False
     # A random T so many days older is half as likely: recent habits weigh more. Null: all alike.
     cutoff_half_life_days: int | None = None
+    # Random T only in the last so many days before the held-out part; users without a purchase
+    # there are left out. Null: anywhere. What a daily update learns from.
+    recent_days: int | None = None
     # Cut-offs a user and pass, learned from in one go: T, and moments of T's own history, where
     # their targets lie too. More than one need random cut-offs and a causal model.
     cutoffs: int = 1
@@ -112,6 +115,12 @@ class WindowConfig:
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets", "cutoffs"):
             check(getattr(self, name) >= 1, self, name, "a positive number")
+        check(
+            self.recent_days is None or (self.recent_days >= 1 and self.random_cutoffs),
+            self,
+            "recent_days",
+            "a positive number beside random_cutoffs, or null",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +225,19 @@ class Config:
             window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
             training=TrainingConfig(batch_size=64, patience=None),
             retrieval=RetrievalConfig(repeat_weight=None, popularity_weight=None),
+        )
+
+    def update(self) -> "Config":
+        """How a model of this configuration learns one more day: `guim train --init-from`.
+
+        A few passes over the users of the new day, whose histories also rehearse older ones.
+        """
+        return dataclasses.replace(
+            self,
+            window=dataclasses.replace(self.window, random_cutoffs=True, recent_days=1),
+            training=dataclasses.replace(
+                self.training, epochs=3, batch_size=32, warmup_share=0.0, patience=None
+            ),
         )
 
 

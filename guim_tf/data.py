@@ -132,13 +132,26 @@ def training_cutoff(schema: Schema, config: WindowConfig) -> int:
     return schema.as_of - config.target_days * names.DAY
 
 
+def _first_cutoff(schema: Schema, config: WindowConfig) -> int:
+    """The earliest random T, seconds."""
+    if config.recent_days is None:
+        return schema.first_timestamp
+    return schema.as_of - config.recent_days * names.DAY
+
+
 def draw_cutoffs(
-    times: tf.RaggedTensor, end: int, seed: tf.Tensor, *, half_life_days: int | None = None
+    times: tf.RaggedTensor,
+    start: int,
+    end: int,
+    seed: tf.Tensor,
+    *,
+    half_life_days: int | None = None,
 ) -> tf.Tensor:
-    """T of each user at one of his later events before `end`.
+    """T of each user at one of his later events in `[start, end)`.
 
     Args:
       times: `[B, (n)]` int64 seconds in ascending order; every user has such an event.
+      start: seconds.
       end: seconds.
       seed: `[2]` int, of `tf.random.stateless_uniform`.
       half_life_days: an event so many days older is half as likely; None takes all alike.
@@ -147,7 +160,7 @@ def draw_cutoffs(
       `[B]` int64 seconds.
     """
     rows = times.to_tensor(default_value=-1)
-    candidates = tf.where((rows > rows[:, :1]) & (rows < end), rows, -1)
+    candidates = tf.where((rows > rows[:, :1]) & (rows >= start) & (rows < end), rows, -1)
     uniform = tf.random.stateless_uniform(tf.shape(candidates), seed, minval=1e-9)
     logit = -tf.math.log(-tf.math.log(uniform))  # Gumbel noise: its argmax is a draw
     if half_life_days is not None:
@@ -188,7 +201,8 @@ def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> t
     feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
     times = tf.io.parse_single_example(serialized, feature)[names.TIMESTAMP]
     if config.random_cutoffs:
-        return tf.reduce_any((times > times[0]) & (times < schema.as_of))
+        start = _first_cutoff(schema, config)
+        return tf.reduce_any((times > times[0]) & (times >= start) & (times < schema.as_of))
     cutoff = training_cutoff(schema, config)
     before = (times >= cutoff - config.history_days * names.DAY) & (times < cutoff)
     return tf.reduce_any(before) & tf.reduce_any((times >= cutoff) & (times < schema.as_of))
@@ -229,6 +243,7 @@ def cut_batches(
             seed = tf.stack([number, 0])
             cutoff = draw_cutoffs(
                 sequences[names.TIMESTAMP],
+                _first_cutoff(schema, config),
                 schema.as_of,
                 seed,
                 half_life_days=config.cutoff_half_life_days,
@@ -300,7 +315,7 @@ def load_dataset(
     if split == names.TRAIN:
         batches = serialized_batches(folder, schema, window, batch_size=batch_size, seed=seed)
     else:
-        window = dataclasses.replace(window, random_cutoffs=False, cutoffs=1)
+        window = dataclasses.replace(window, random_cutoffs=False, recent_days=None, cutoffs=1)
         batches = load_records(folder, split, schema, window).batch(batch_size)
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return cut_batches(

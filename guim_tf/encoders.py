@@ -1,7 +1,7 @@
 """What exported encoders say of a catalogue and of users, a batch at a time."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,13 +20,18 @@ class ModelError(ValueError):
 
 
 def load_encoder(
-    models: str | pathlib.Path, name: str, *, schema: Schema
+    models: str | pathlib.Path, name: str, *, schema: Schema | None = None
 ) -> tuple[pathlib.Path, tf.Module]:
-    """Loads the highest version of `<models>/<name>` once its schema is that of the data set."""
+    """Loads the highest version of `<models>/<name>`.
+
+    With `schema`, of a data set, only once the model's is the same: rows then mean the same. A
+    model that is given strings alone may be of another data set.
+    """
     path = artifacts.latest(models, name)
-    Schema.load(path / artifacts.EXTRA).require_match(
-        schema, mine=f"The model in {path}", theirs="the data set"
-    )
+    if schema is not None:
+        Schema.load(path / artifacts.EXTRA).require_match(
+            schema, mine=f"The model in {path}", theirs="the data set"
+        )
     try:
         return path, tf.saved_model.load(str(path))
     except (OSError, ValueError, tf.errors.OpError) as e:
@@ -63,6 +68,49 @@ def encode_users(
         len(examples),
         "encoding users" if progress else None,
     )
+
+
+def encode_histories(
+    model: tf.Module,
+    catalogue: Catalogue,
+    rows: Sequence[np.ndarray],
+    timestamps: Sequence[np.ndarray],
+    *,
+    as_of: int,
+    progress: bool,
+) -> np.ndarray:
+    """`[U, C, d]` float32 by the signature `encode_users`, which any catalogue's items fit.
+
+    Args:
+      model: a user encoder that takes no action types.
+      catalogue: of the items.
+      rows: of each user, the catalogue rows of his events in time order.
+      timestamps: of each user, int64 seconds.
+      as_of: the moment, seconds.
+      progress: shows a bar on stderr.
+    """
+    call = _signature(model, "encode_users", "user_embedding", rank=3)
+    texts = {
+        "item_id": catalogue.item_id,
+        "category_id": catalogue.category_id,
+        "title": catalogue.title,
+    }
+
+    def encode(part: slice) -> np.ndarray:
+        lengths = [len(events) for events in rows[part]]
+        real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+        inputs = {name: np.full(real.shape, "", object) for name in texts}
+        times = np.zeros(real.shape, np.int64)
+        for name, text in texts.items():
+            inputs[name][real] = text[np.concatenate(rows[part])]
+        times[real] = np.concatenate(timestamps[part])
+        return call(
+            timestamp=tf.constant(times),
+            as_of=tf.fill([len(lengths)], tf.constant(as_of, tf.int64)),
+            **{name: tf.constant(text, tf.string) for name, text in inputs.items()},
+        )
+
+    return _in_batches(encode, len(rows), "encoding users" if progress else None)
 
 
 def _signature(model: tf.Module, name: str, output: str, *, rank: int) -> Callable[..., np.ndarray]:

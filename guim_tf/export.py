@@ -7,17 +7,20 @@ import pathlib
 import sys
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.alignment import align
 from guim_tf.artifacts import Warmup, save
+from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
 from guim_tf.data import history_at, window
-from guim_tf.lookup import ActionTable, IdTable
+from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run
 from guim_tf.schema import Schema
-from guim_tf.text import WordTable
+from guim_tf.strict_json import ConfigError
 
 USER_ENCODER = "user_encoder"
 ITEM_ENCODER = "item_encoder"
@@ -40,35 +43,44 @@ def action_inputs(config: ModelConfig) -> list[tf.TensorSpec]:
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """The folders that were written."""
+    """The folders that were written.
+
+    aligned_to: the item encoder whose space the vectors were turned to, or None. cosine_before,
+    cosine_after: mean cosine of the items with it, without and with that.
+    """
 
     user_encoder: str
     item_encoder: str
+    aligned_to: str | None = None
+    cosine_before: float | None = None
+    cosine_after: float | None = None
 
 
-class Lookups(tf.Module):
-    """From the strings of a request to rows of the tables, by the vocabularies of a run."""
+class Turn(tf.Module):
+    """Vectors `[..., d]` into the space of an earlier model, or as they are.
 
-    def __init__(self, run: str | pathlib.Path, schema: Schema) -> None:
+    Args:
+      rotation: `[d, d]` of `alignment.align`, or None.
+    """
+
+    def __init__(self, rotation: np.ndarray | None) -> None:
         super().__init__()
-        files = {name: str(pathlib.Path(run, f)) for name, f in names.VOCABULARY_FILES.items()}
-        self.items = IdTable(files["items"], size=schema.items.size)
-        self.categories = IdTable(files["categories"], size=schema.categories.size)
-        self.words = WordTable(
-            files["words"],
-            size=schema.words.size,
-            hash_rows=schema.word_hash_rows,
-            max_tokens=schema.max_title_tokens,
-        )
+        self._rotation = None if rotation is None else tf.Variable(rotation, trainable=False)
+
+    def __call__(self, vectors: tf.Tensor) -> tf.Tensor:
+        if self._rotation is None:
+            return vectors
+        return tf.tensordot(vectors, self._rotation, axes=1)
 
 
 class ItemEncoderModule(tf.Module):
     """What `item_encoder` serves: `[B]` ids, categories and titles -> `[B, d]` unit vectors."""
 
-    def __init__(self, model: GUIM, lookups: Lookups) -> None:
+    def __init__(self, model: GUIM, lookups: Lookups, turn: Turn) -> None:
         super().__init__()
         self.encoder = model.item_encoder
         self.lookups = lookups
+        self.turn = turn
 
     @tf.function(
         input_signature=[
@@ -87,7 +99,7 @@ class ItemEncoderModule(tf.Module):
                 names.TITLE_TOKENS: self.lookups.words(title).to_tensor(),
             }
         )
-        return {"item_embedding": tf.math.l2_normalize(vectors, axis=-1)}
+        return {"item_embedding": self.turn(tf.math.l2_normalize(vectors, axis=-1))}
 
     def warmup(self) -> Warmup:
         one = tf.constant(["warm-up"])
@@ -97,8 +109,11 @@ class ItemEncoderModule(tf.Module):
 class UserEncoderModule(tf.Module):
     """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
 
-    def __init__(self, model: GUIM, lookups: Lookups, schema: Schema, config: Config) -> None:
+    def __init__(
+        self, model: GUIM, lookups: Lookups, schema: Schema, config: Config, turn: Turn
+    ) -> None:
         super().__init__()
+        self.turn = turn
         self.item_encoder = model.item_encoder  # what is saved: the layers, not the Keras model
         self.user_encoder = model.user_encoder
         self.lookups = lookups
@@ -141,7 +156,7 @@ class UserEncoderModule(tf.Module):
             )
         start = as_of - self._config.window.history_days * names.DAY
         history = window(sequences, start, as_of, last=self._config.window.max_length)
-        users = self._encode(history, as_of)
+        users = self.turn(self._encode(history, as_of))
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     @tf.function(
@@ -153,7 +168,7 @@ class UserEncoderModule(tf.Module):
     def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
         history = history_at(examples, as_of, self._schema, self._config.window)
-        users = self._encode(history, as_of)
+        users = self.turn(self._encode(history, as_of))
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     def warmup(self) -> Warmup:
@@ -172,16 +187,40 @@ def warmup_history(schema: Schema, config: ModelConfig) -> dict[str, tf.Tensor]:
     }
 
 
-def export(*, run: str | pathlib.Path, models: str | pathlib.Path) -> ExportResult:
+def export(
+    *,
+    run: str | pathlib.Path,
+    models: str | pathlib.Path,
+    align_to: str | pathlib.Path | None = None,
+    dataset: str | pathlib.Path | None = None,
+) -> ExportResult:
     """Writes the next version of both encoders from the best weights of a run.
 
+    Args:
+      run: what `guim train` wrote.
+      models: folder of all models.
+      align_to: a folder of models; the vectors are turned to the space of the highest version
+        there, which changes no score (`alignment`). It may be `models`.
+      dataset: what the run was trained on; needed for that.
+
     Raises:
-      ConfigError, SchemaError: the folder is no run, or no epoch of it has ended.
+      ConfigError, SchemaError: the folder is no run, or no epoch of it has ended; the data set is
+        not that of the run.
+      ArtifactError, ModelError: the models to align to can't be read.
     """
     model, config, schema = load_run(run)
     lookups = Lookups(run, schema)
-    items = ItemEncoderModule(model, lookups)
-    users = UserEncoderModule(model, lookups, schema, config)
+    alignment = None
+    if align_to is not None:
+        if dataset is None:
+            raise ConfigError("--align-to needs --dataset: items to align by are read from there.")
+        Schema.load(dataset).require_match(schema, mine=f"{dataset}", theirs=f"the run {run}")
+        catalogue = Catalogue(dataset)
+        vectors = [model.encode_items(batch).numpy() for batch in catalogue.batches()]
+        alignment = align(np.concatenate(vectors), catalogue, align_to)
+    turn = Turn(None if alignment is None else alignment.rotation)
+    items = ItemEncoderModule(model, lookups, turn)
+    users = UserEncoderModule(model, lookups, schema, config, turn)
     encode_items = items.encode_items.get_concrete_function()
     encode_users = users.encode_users.get_concrete_function()
     common: dict[str, Any] = {"models": models, "schema": schema, "config": config}
@@ -208,6 +247,9 @@ def export(*, run: str | pathlib.Path, models: str | pathlib.Path) -> ExportResu
                 **common,
             )
         ),
+        aligned_to=str(alignment.reference) if alignment else None,
+        cosine_before=alignment.cosine_before if alignment else None,
+        cosine_after=alignment.cosine_after if alignment else None,
     )
 
 
@@ -217,14 +259,29 @@ def main(argv: list[str] | None = None) -> int:
         prog="guim export",
         description="Writes the best weights of a run as SavedModels user_encoder and "
         "item_encoder, each as its next version.",
-        epilog="example:\n  guim export --run work/run --models saved_models\n",
+        epilog="examples:\n"
+        "  guim export --run work/run --models saved_models\n"
+        "  guim export --run work/run-2 --models saved_models --align-to saved_models \\\n"
+        "      --dataset work/today\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--run", required=True, help="folder that `guim train` wrote")
     parser.add_argument("--models", default="saved_models", help="folder of all models")
+    parser.add_argument(
+        "--align-to",
+        metavar="MODELS",
+        help="folder of models: turn the vectors to the space of its highest version, so that what "
+        "was made for those goes on with these; scores do not change",
+    )
+    parser.add_argument("--dataset", help="data set of the run, for --align-to")
     arguments = parser.parse_args(argv)
     try:
-        result = export(run=arguments.run, models=arguments.models)
+        result = export(
+            run=arguments.run,
+            models=arguments.models,
+            align_to=arguments.align_to,
+            dataset=arguments.dataset,
+        )
     except ValueError as e:
         print(f"guim export: {e}", file=sys.stderr)
         return 2

@@ -1,11 +1,13 @@
-"""Ids to rows of the embedding tables, inside the exported graphs."""
+"""Ids, words and action types to rows of the embedding tables, in exported graphs and outside."""
 
+import pathlib
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.text import line_numbers
+from guim_tf.schema import Schema
+from guim_tf.text import WordTable, line_numbers
 
 
 class IdTable(tf.Module):
@@ -52,3 +54,19 @@ class ActionTable(tf.Module):
     def __call__(self, actions: tf.Tensor) -> tf.Tensor:
         """`[...]` string -> `[...]` int64 rows."""
         return self._table.lookup(actions)
+
+
+class Lookups(tf.Module):
+    """From the strings of a request to rows of the tables, by the vocabularies of a run."""
+
+    def __init__(self, run: str | pathlib.Path, schema: Schema) -> None:
+        super().__init__()
+        files = {name: str(pathlib.Path(run, f)) for name, f in names.VOCABULARY_FILES.items()}
+        self.items = IdTable(files["items"], size=schema.items.size)
+        self.categories = IdTable(files["categories"], size=schema.categories.size)
+        self.words = WordTable(
+            files["words"],
+            size=schema.words.size,
+            hash_rows=schema.word_hash_rows,
+            max_tokens=schema.max_title_tokens,
+        )

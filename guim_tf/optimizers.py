@@ -92,9 +92,13 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
                 state = [self.add_variable_from_reference(variable, name) for name in ("m", "v")]
             self._state.append(state)
 
+    def state_of(self, variable: tf.Variable) -> list[tf.Variable]:
+        """What is kept of a variable between steps; of a table it may be one number a row."""
+        return self._state[self._index_dict[self._var_key(variable)]]
+
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """One variable by its gradient, in which a row is named once."""
-        state = self._state[self._index_dict[self._var_key(variable)]]
+        state = self.state_of(variable)
         rate = tf.cast(self.learning_rate, variable.dtype)
         if not _is_table(variable):
             self._adam(tf.convert_to_tensor(gradient), variable, *state, rate=rate)

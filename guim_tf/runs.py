@@ -1,8 +1,9 @@
 """A run folder: what one training leaves behind, and how it is resumed.
 
-It holds `config.json`, `schema.json`, `vocabularies/`, `checkpoints/` (the last state, to resume
-from), `best/` (weights of the best epoch, to export), `history.jsonl` (one line an epoch),
-`tensorboard/` and, when training is over, `result.json`.
+It holds `config.json`, `init_from.json` (the run that it began with, if any), `schema.json`,
+`vocabularies/`, `checkpoints/` (the last state, to resume from), `best/` (weights of the best
+epoch, to export), `history.jsonl` (one line an epoch), `tensorboard/` and, when training is over,
+`result.json`.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig
+from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig, TrainingConfig
 from guim_tf.divergence import require_finite
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
+from guim_tf.optimizers import RowwiseAdamW, build_optimizer
 from guim_tf.schema import Schema
 from guim_tf.strict_json import ConfigError, load, to_json
 from guim_tf.validation import ValidationRecall
@@ -29,13 +31,22 @@ from guim_tf.validation import ValidationRecall
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
 RESULT_FILE = "result.json"
+CHECKPOINTS = "checkpoints"
 BEST = "best"
+INIT_FILE = "init_from.json"
 
 
 def prepare_run(
-    run: pathlib.Path, dataset: pathlib.Path, schema: Schema, config: Config, *, restart: bool
+    run: pathlib.Path,
+    dataset: pathlib.Path,
+    schema: Schema,
+    config: Config,
+    *,
+    init_from: pathlib.Path | None,
+    restart: bool,
 ) -> None:
     """Makes the run folder, or checks that an existing one is of the same making."""
+    base = json.dumps({"run": str(init_from.resolve()) if init_from else None}) + "\n"
     if config.model.actions and not schema.actions:
         raise ConfigError(
             f"ModelConfig.actions is true, and {dataset} has no action types. Name the column "
@@ -50,6 +61,12 @@ def prepare_run(
                 f"{run} was started with another configuration ({run / CONFIG_FILE}). Choose "
                 "another run folder, or throw the old run away with --restart."
             )
+        if (run / INIT_FILE).read_text(encoding="utf-8") != base:
+            raise ConfigError(
+                f"{run} began with other weights ({run / INIT_FILE}) than --init-from names. Name "
+                "the same ones, choose another run folder, or throw the old run away with "
+                "--restart."
+            )
         Schema.load(run).require_match(schema, mine=f"The run {run}", theirs=f"{dataset}")
         return
     if run.exists() and any(run.iterdir()):
@@ -58,6 +75,7 @@ def prepare_run(
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(dataset / "vocabularies", new / "vocabularies")
     schema.save(new)
+    write_whole(new / INIT_FILE, base)
     write_whole(new / CONFIG_FILE, to_json(config))
     new.replace(run)
 
@@ -89,14 +107,41 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
         raise ConfigError(
             f"{run} holds no trained weights: no epoch of `guim train` has ended there yet."
         )
-    config = load(Config, run / CONFIG_FILE)
-    config = dataclasses.replace(config, retrieval=_chosen(run, config.retrieval))
+    config = load_config(run)
     schema = Schema.load(run)
     model = build_model(schema, config)
     tf.train.Checkpoint(model=model).restore(
         best
     ).expect_partial().assert_existing_objects_matched()
     return model, config, schema
+
+
+def load_config(run: str | pathlib.Path) -> Config:
+    """The configuration of a run; null weights of `retrieval` become those that training chose."""
+    file = pathlib.Path(run, CONFIG_FILE)
+    if not file.is_file():
+        raise ConfigError(f"{run} is no run folder: it has no {CONFIG_FILE}.")
+    config = load(Config, file)
+    return dataclasses.replace(config, retrieval=_chosen(file.parent, config.retrieval))
+
+
+def load_optimizer(run: str | pathlib.Path, model: GUIM, config: TrainingConfig) -> RowwiseAdamW:
+    """An optimiser of a model of `load_run`, with the state of the run's last checkpoint.
+
+    Raises:
+      RunError: there is none, or it can't be read.
+    """
+    optimizer = build_optimizer(config, total_steps=1)
+    optimizer.build(model.trainable_variables)
+    folder = pathlib.Path(run, CHECKPOINTS)
+    last = tf.train.latest_checkpoint(str(folder))
+    if last is None:
+        raise RunError(f"{folder} holds no checkpoint: the state of the optimiser is needed.")
+    with _read(last):
+        tf.train.Checkpoint(optimizer=optimizer).restore(
+            last
+        ).expect_partial().assert_existing_objects_matched()
+    return optimizer
 
 
 def _chosen(run: pathlib.Path, asked: RetrievalConfig) -> RetrievalConfig:
@@ -167,7 +212,7 @@ class RunState(keras.callbacks.Callback):
             best_epoch=self.best_epoch,
             means=self._means,
         )
-        self._last = tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), max_to_keep=2)
+        self._last = tf.train.CheckpointManager(checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model), str(run / BEST), max_to_keep=1
         )
@@ -183,24 +228,25 @@ class RunState(keras.callbacks.Callback):
         """Steps done in all."""
         return int(self.epoch) * self._steps + int(self.step)
 
-    def resume(self) -> None:
-        """Restores the last checkpoint, if any."""
+    def resume(self) -> bool:
+        """Restores the last checkpoint; False where there is none."""
         found = self._last.latest_checkpoint
         if found is None:
-            return
-        try:
+            return False
+        with _read(found):
             self._last.checkpoint.restore(found).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError, IndexError) as e:
-            raise RunError(
-                f"{found} can't be read: {e}. It is damaged, or of another version of guim_tf. "
-                "Train in another run folder, or throw this run away with --restart."
-            ) from e
         lines = [json.dumps(line) + "\n" for line in read_history(self._run)[: int(self.epoch)]]
         write_whole(self._run / HISTORY_FILE, "".join(lines))
         if int(self.step):
             self._kept = [variable.numpy() for variable in self._means]
         inside = f", step {int(self.step)} of the next" if int(self.step) else ""
         print(f"Resuming {self._run} after epoch {int(self.epoch)}{inside}.", file=sys.stderr)
+        return True
+
+    def keep_untrained(self) -> None:
+        """The weights as they are become the best ones, of epoch 0."""
+        self._write(self._best, 0)
+        self._write(self._last, 0)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._started = time.monotonic()
@@ -248,6 +294,18 @@ class RunState(keras.callbacks.Callback):
                 raise FileNotFoundError(f"{self._run} is gone")
             manager.save(checkpoint_number=number)
         self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def _read(checkpoint: str) -> Iterator[None]:
+    """Says what can be done where a checkpoint can't be read."""
+    try:
+        yield
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as e:
+        raise RunError(
+            f"{checkpoint} can't be read: {e}. It is damaged, or of another version of guim_tf. "
+            "Train in another run folder, or throw this run away with --restart."
+        ) from e
 
 
 @contextlib.contextmanager

@@ -55,11 +55,13 @@ class WordTable(tf.Module):
     def __call__(self, titles: tf.Tensor) -> tf.RaggedTensor:
         """Rows of the words of each title: `[n]` string -> `[n, (words)]` ragged int64."""
         words = tokenize(titles)[:, : self._max_tokens]
+        return words.with_flat_values(self.rows(words.flat_values))
+
+    def rows(self, words: tf.Tensor) -> tf.Tensor:
+        """Rows of words as `tokenize` gives them: `[n]` string -> `[n]` int64."""
         if self._table is None:  # an empty vocabulary: every word is a hashed one
-            rows = tf.strings.to_hash_bucket_fast(words.flat_values, self._hash_rows)
-        else:
-            rows = self._table.lookup(words.flat_values)
-        return words.with_flat_values(1 + rows)
+            return 1 + tf.strings.to_hash_bucket_fast(words, self._hash_rows)
+        return 1 + self._table.lookup(words)
 
 
 def line_numbers(vocabulary_file: str, size: int) -> tf.lookup.TextFileInitializer:

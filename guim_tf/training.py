@@ -26,6 +26,7 @@ from guim_tf.runs import (
     RESULT_FILE,
     RunState,
     build_model,
+    load_config,
     load_run,
     prepare_run,
     read_history,
@@ -36,6 +37,7 @@ from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
 from guim_tf.strict_json import ConfigError, from_dict
 from guim_tf.validation import Validation, ValidationRecall
+from guim_tf.warm_start import warm_start
 
 _MEASURED_TOGETHER = 256  # users
 
@@ -69,6 +71,7 @@ def train(
     dataset: str | pathlib.Path,
     run: str | pathlib.Path,
     config: Config = Config.tuned(),
+    init_from: str | pathlib.Path | None = None,
     restart: bool = False,
     save_minutes: float = 10.0,
     progress: bool = True,
@@ -79,6 +82,8 @@ def train(
       dataset: what `guim build-dataset` wrote.
       run: the run folder; made, or resumed when it holds the same configuration.
       config: the whole configuration.
+      init_from: another run, whose best weights this one begins with (`warm_start`). Batches then
+        shrink where there are fewer users, and without two of them nothing is learned.
       restart: throw away what the run folder holds.
       save_minutes: how often the state is saved inside an epoch; it is at the end of each.
       progress: show a progress bar with the losses.
@@ -91,7 +96,8 @@ def train(
     """
     run = pathlib.Path(run)
     schema = Schema.load(dataset)
-    prepare_run(run, pathlib.Path(dataset), schema, config, restart=restart)
+    base = None if init_from is None else pathlib.Path(init_from)
+    prepare_run(run, pathlib.Path(dataset), schema, config, init_from=base, restart=restart)
     result_file = run / RESULT_FILE
     if result_file.is_file():
         return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
@@ -100,7 +106,12 @@ def train(
     cutoff = training_cutoff(schema, config.window)
     with whole_shards(dataset, schema):
         candidates = _measure(dataset, schema, config)
-    steps = candidates.users // config.training.batch_size
+    batch_size = config.training.batch_size
+    if base:
+        batch_size = max(2, min(batch_size, candidates.users))
+    elif candidates.users < batch_size:
+        raise _too_few(candidates.users, dataset, config)
+    steps = candidates.users // batch_size
     model = build_model(schema, config, candidates.probability)
     model.compile(
         optimizer=build_optimizer(config.training, total_steps=steps * config.training.epochs)
@@ -113,7 +124,14 @@ def train(
         patience=config.training.patience,
         save_minutes=save_minutes,
     )
-    state.resume()
+    if not state.resume() and base:
+        for name, change in warm_start(model, run, schema, base).items():
+            print(
+                f"{name}: {change.kept:,} kept, {change.new:,} new, {change.retired:,} retired.",
+                file=sys.stderr,
+            )
+    if not steps:
+        state.keep_untrained()
     callbacks = [ValidationRecall(validation)] if validation.users else []
     callbacks += [
         StopWhenDiverged(),
@@ -130,10 +148,10 @@ def train(
         )
     with Interruptible(before=state.save) as interruptible, whole_shards(dataset, schema):
         # In one go, but for the rest of an epoch that an earlier session was stopped in.
-        while int(state.epoch) < config.training.epochs and not state.stopped:
+        while steps and int(state.epoch) < config.training.epochs and not state.stopped:
             begun = int(state.step)
             model.fit(
-                _passes(dataset, schema, config, done=state.done, steps=steps),
+                _passes(dataset, schema, config, batch_size=batch_size, done=state.done),
                 steps_per_epoch=steps - begun,
                 initial_epoch=int(state.epoch),
                 epochs=int(state.epoch) + 1 if begun else config.training.epochs,
@@ -145,7 +163,7 @@ def train(
         run=str(run),
         epochs=int(state.epoch),
         best_epoch=int(state.best_epoch),
-        best=float(state.best) if validation.users else None,
+        best=float(state.best) if validation.users and steps else None,
         users=candidates.users,
         validation_users=validation.users,
         steps=steps * int(state.epoch),
@@ -167,14 +185,14 @@ def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) 
 
 
 def _passes(
-    dataset: str | pathlib.Path, schema: Schema, config: Config, *, done: int, steps: int
+    dataset: str | pathlib.Path, schema: Schema, config: Config, *, batch_size: int, done: int
 ) -> tf.data.Dataset:
     """All passes over the training users but the first `done` steps; pass n is the same always."""
     batches = serialized_batches(
         dataset,
         schema,
         config.window,
-        batch_size=config.training.batch_size,
+        batch_size=batch_size,
         seed=config.training.seed,
     )
     rest = batches.repeat(config.training.epochs).skip(done)
@@ -203,19 +221,20 @@ def _measure(dataset: str | pathlib.Path, schema: Schema, config: Config) -> Can
         config.window,
         numbers=tf.data.Dataset.counter(start=_passes_seed(config)),
     )
-    found = measure_candidates(
+    return measure_candidates(
         batches,
         item_rows=schema.item_rows,
         negatives_per_user=config.loss.negatives_per_user,
     )
-    if found.users < config.training.batch_size:
-        raise DatasetError(
-            f"{found.users} training users of {dataset} have an event both in the "
-            f"{config.window.history_days} days before the cut-off and in the "
-            f"{config.window.target_days} days from it; a batch needs "
-            f"{config.training.batch_size}. Use a longer log, longer windows or smaller batches."
-        )
-    return found
+
+
+def _too_few(users: int, dataset: str | pathlib.Path, config: Config) -> DatasetError:
+    return DatasetError(
+        f"{users} training users of {dataset} have an event both in the "
+        f"{config.window.history_days} days before the cut-off and in the "
+        f"{config.window.target_days} days from it; a batch needs "
+        f"{config.training.batch_size}. Use a longer log, longer windows or smaller batches."
+    )
 
 
 def configure(config: Config, settings: list[str]) -> Config:
@@ -246,21 +265,30 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="guim train",
         description="Trains GUIM on a data set folder. The same command again resumes a run that "
-        "was cut off, at its last checkpoint, and ends as if it had not been.",
+        "was cut off, at its last checkpoint, and ends as if it had not been. With --init-from it "
+        "learns from the last day of the data set alone, starting with what another run knows.",
         epilog="examples:\n"
         "  guim train --dataset work/dataset --run work/run\n"
         "  guim train --dataset work/dataset --run work/c1 --set model.interests=1\n"
         "  guim train --dataset work/dataset --run work/paper --mode paper\n"
-        "  guim train --dataset work/dataset --run work/run --config my.json --restart\n",
+        "  guim train --dataset work/dataset --run work/run --config my.json --restart\n"
+        "  guim train --dataset work/today --run work/run-2 --init-from work/run\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="folder that build-dataset wrote")
     parser.add_argument("--run", required=True, help="folder of the run: made, or resumed")
-    parser.add_argument(
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
         "--mode",
         choices=list(MODES),
         default="tuned",
         help="named configuration to begin with (default: %(default)s)",
+    )
+    begin.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="a finished run whose weights and configuration to begin with; new ids and words "
+        "enter its vocabularies, and ids that have vanished leave them",
     )
     parser.add_argument("--config", help="JSON configuration; as in the mode where left out")
     parser.add_argument(
@@ -280,12 +308,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         config = MODES[arguments.mode]()
+        if arguments.init_from:
+            config = load_config(arguments.init_from).update()
         if arguments.config:
             config = load_over(config, arguments.config)
         result = train(
             dataset=arguments.dataset,
             run=arguments.run,
             config=configure(config, arguments.set),
+            init_from=arguments.init_from,
             restart=arguments.restart,
             save_minutes=arguments.save_minutes,
         )

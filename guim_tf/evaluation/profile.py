@@ -42,6 +42,8 @@ class Features:
       values: `[P, F]` float32; rows of users without vectors are zeros.
       layers: dense layers of the network on top: 3 is the paper's, 1 is logistic regression.
       is_model: whether these are vectors, not a baseline.
+      tested: `[P, F]`, what stands in for `values` when a fitted network is tested; None for the
+        same.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Features:
     values: np.ndarray
     layers: int = 3
     is_model: bool = True
+    tested: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +205,13 @@ def accuracies(
     found = []
     for seed, fold in enumerate(folds):
         values = features.values
+        tested = values if features.tested is None else features.tested
         if features.layers > 1:  # counts keep their scale: a rare category must not weigh more
             mean, deviation = values[fold.train].mean(axis=0), values[fold.train].std(axis=0)
-            values = (values - mean) / np.where(deviation > 0, deviation, 1)
-        train, validation, test = (
-            (values[rows], y[rows]) for rows in (fold.train, fold.validation, fold.test)
-        )
+            deviation = np.where(deviation > 0, deviation, 1)
+            values, tested = (values - mean) / deviation, (tested - mean) / deviation
+        train, validation = ((values[rows], y[rows]) for rows in (fold.train, fold.validation))
+        test = tested[fold.test], y[fold.test]
         # Started anew, not made anew: tracing a graph takes longer than training it.
         keras.utils.set_random_seed(seed)
         network.set_weights(_network(size, classes, features.layers).get_weights())

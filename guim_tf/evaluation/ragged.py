@@ -98,6 +98,11 @@ class Events:
         keep = (self.timestamps >= start) & (self.timestamps < stop)
         return Events(self.items.where(keep), self.timestamps[keep])
 
+    def lists(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Catalogue rows and timestamps, an array a user."""
+        ends = self.items.offsets[1:-1]
+        return np.split(self.items.values, ends), np.split(self.timestamps, ends)
+
     def take(self, rows: np.ndarray) -> Events:
         """The users `rows`, in that order."""
         times = Ragged(self.items.offsets, self.timestamps)

@@ -1,5 +1,6 @@
 """An embedding table that may be large."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -7,6 +8,15 @@ import tensorflow as tf
 from guim_tf.keras_compat import keras, register
 
 _AT_ONCE = 1 << 24  # numbers
+
+
+def fill_rows(table: tf.Variable, values: Callable[[tf.Tensor], tf.Tensor]) -> None:
+    """Sets all rows of a variable, some at a time: `values` gives those of rows `[n]` int32."""
+    step = max(1, _AT_ONCE // (table.shape[1:].num_elements() or 1))
+    for start in range(0, table.shape[0], step):
+        rows = tf.range(start, min(start + step, table.shape[0]))
+        # In place; assigning a slice would copy the table.
+        table.scatter_update(tf.IndexedSlices(values(rows), rows))
 
 
 @register
@@ -25,12 +35,12 @@ class Table(keras.layers.Embedding):
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        step = max(1, _AT_ONCE // self.output_dim)
-        for start in range(0, self.input_dim, step):
-            end = min(start + step, self.input_dim)
-            draw = keras.initializers.TruncatedNormal(stddev=0.02)  # anew: it repeats itself
-            rows = tf.IndexedSlices(draw([end - start, self.output_dim]), tf.range(start, end))
-            self.embeddings.scatter_update(rows)  # in place; assigning a slice copies the table
+
+        def draw(rows: tf.Tensor) -> tf.Tensor:
+            initializer = keras.initializers.TruncatedNormal(stddev=0.02)  # anew: it repeats itself
+            return initializer([rows.shape[0], self.output_dim])
+
+        fill_rows(self.embeddings, draw)
 
     def get_config(self) -> dict[str, Any]:
         config = keras.layers.Layer.get_config(self)

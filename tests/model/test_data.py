@@ -109,7 +109,7 @@ def test_with_random_cutoffs_a_user_needs_two_moments(days, possible, tiny_schem
 def test_a_drawn_cutoff_is_any_later_event_before_the_end():
     times = tf.ragged.constant([[1, 1, 4, 7, 9], [2, 3]], dtype=tf.int64)
     drawn = np.array(
-        [draw_cutoffs(times, 9, tf.constant([n, 0], tf.int64)).numpy() for n in range(300)]
+        [draw_cutoffs(times, 0, 9, tf.constant([n, 0], tf.int64)).numpy() for n in range(300)]
     )
     assert set(drawn[:, 0]) == {4, 7}  # not the first moment, not the end
     assert abs((drawn[:, 0] == 4).mean() - 0.5) < 0.1
@@ -120,7 +120,9 @@ def test_a_half_life_prefers_recent_cutoffs():
     times = tf.ragged.constant([[0, 10 * DAY, 40 * DAY]], dtype=tf.int64)
     drawn = np.array(
         [
-            draw_cutoffs(times, 50 * DAY, tf.constant([n, 0], tf.int64), half_life_days=30).numpy()
+            draw_cutoffs(
+                times, 0, 50 * DAY, tf.constant([n, 0], tf.int64), half_life_days=30
+            ).numpy()
             for n in range(600)
         ]
     )

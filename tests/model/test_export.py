@@ -254,7 +254,7 @@ def test_action_types_to_rows():
 
 def test_the_catalogue_encodes_titles_as_the_graph_does(shop_dataset, shop_run):
     """Tokens that the pipeline wrote = tokens of the exported graph."""
-    from guim_tf.export import Lookups
+    from guim_tf.lookup import Lookups
 
     words = Lookups(shop_run, Schema.load(shop_dataset)).words
     table = pq.read_table(shop_dataset / "items.parquet", columns=["title", "title_tokens"])
