@@ -79,6 +79,17 @@ def shop_run(shop_dataset, small_config) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def other_shop_run(shop_dataset, small_config) -> pathlib.Path:
+    """The same training from another start: the same shop in another space."""
+    from guim_tf.training import configure, train
+
+    run = shop_dataset.parent / "other_run"
+    config = configure(small_config, ["training.seed=5"])
+    train(dataset=shop_dataset, run=run, config=config, progress=False)
+    return run
+
+
+@pytest.fixture(scope="session")
 def shop_models(shop_dataset, shop_run) -> pathlib.Path:
     """All four exported models of the small shop."""
     from guim_tf.export import export
