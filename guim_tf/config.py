@@ -4,6 +4,7 @@ Standard library only. A mode is a named configuration (`Config.paper()`), never
 """
 
 import dataclasses
+import json
 import pathlib
 import typing
 from collections.abc import Callable
@@ -71,6 +72,9 @@ class LossConfig:
     next_item: float = 0.0
     # Items drawn uniformly from the catalogue for each batch, as negatives of everyone.
     catalogue_negatives: int = 0
+    # Where several workers train in step, negatives are items of the whole batch; false takes those
+    # of the worker's own users.
+    across_replicas: bool = True
 
     def __post_init__(self) -> None:
         check(self.alpha > 0, self, "alpha", "a positive scale")
@@ -236,7 +240,12 @@ class Config:
             self,
             window=dataclasses.replace(self.window, random_cutoffs=True, recent_days=1),
             training=dataclasses.replace(
-                self.training, epochs=3, batch_size=32, warmup_share=0.0, patience=None
+                self.training,
+                epochs=3,
+                batch_size=32,
+                learning_rate=0.3 * self.training.learning_rate,
+                warmup_share=0.0,
+                patience=None,
             ),
         )
 
@@ -254,3 +263,26 @@ def load_over(mode: Config, path: str | pathlib.Path) -> Config:
             for name, section in value.items()
         }
     return typing.cast(Config, from_dict(Config, value, where=str(path)))
+
+
+def configure(config: Config, settings: list[str]) -> Config:
+    """Applies settings such as `training.epochs=10`; values are JSON, or else text.
+
+    Raises:
+      ConfigError: no such section or field, or a value that the field refuses.
+    """
+    fields = dataclasses.asdict(config)
+    for setting in settings:
+        path, _, text = setting.partition("=")
+        section, _, field = path.partition(".")
+        if not (text and field and field in fields.get(section, {})):
+            raise ConfigError(
+                f"--set {setting}: expected section.field=value, with one of "
+                + ", ".join(f"{name}.{key}" for name in fields for key in fields[name])
+                + "."
+            )
+        try:
+            fields[section][field] = json.loads(text)
+        except json.JSONDecodeError:
+            fields[section][field] = text
+    return typing.cast(Config, from_dict(Config, fields, where="configuration"))

@@ -19,19 +19,23 @@ def require_finite(model: keras.Model) -> None:
             raise _error(model, f"the weight {weight.name} holds NaN or infinity")
 
 
-class StopWhenDiverged(keras.callbacks.Callback):
-    """Raises `DivergedError` with the step and the learning rate.
+class FiniteWeights(keras.callbacks.Callback):
+    """Raises `DivergedError` at the end of an epoch.
 
     To stand before the callback that saves: a checkpoint then holds finite weights.
     """
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        require_finite(self.model)  # the last step of an epoch has no next loss
+
+
+class FiniteLoss(FiniteWeights):
+    """After each step too."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         assert logs is not None
         if not np.isfinite(logs["loss"]):
             raise _error(self.model, f"the loss is {logs['loss']}")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        require_finite(self.model)  # the last step of an epoch has no next loss
 
 
 def _error(model: keras.Model, what: str) -> DivergedError:

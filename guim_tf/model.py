@@ -16,6 +16,7 @@ from guim_tf.keras_compat import keras, register
 from guim_tf.losses import Candidates, InfoNCE
 from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
+from guim_tf.replicas import Share, my_share, replicas
 from guim_tf.schema import Schema
 from guim_tf.strict_json import from_dict
 from guim_tf.user_encoder import UserEncoder
@@ -103,13 +104,13 @@ class GUIM(tfrs.Model):
         if sampling_probability is not None:
             self.sampling_probability.assign(sampling_probability)
         self.info_nce = InfoNCE(loss.alpha, loss.negatives_per_user, loss.logq)
-        self.generator = tf.random.Generator.from_seed(seed, alg="philox")
         self.mean_loss = keras.metrics.Mean(name="loss")
         self.matching_loss = keras.metrics.Mean(name="matching_loss")
         self.mlm_loss = keras.metrics.Mean(name="mlm_loss")
         if loss.next_item:
             self.next_item_loss = keras.metrics.Mean(name="next_item_loss")
         self.interest_cosine = keras.metrics.Mean(name="interest_cosine")
+        self.distribute_reduction_method = "first"  # of metrics: all replicas have the same
         self.build(None)
 
     def encode_items(self, items: Events) -> tf.Tensor:
@@ -134,7 +135,16 @@ class GUIM(tfrs.Model):
         return self.encode_users(inputs["history"], inputs["as_of"])
 
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
-        """The sum of the losses over the batch (section 3.3), divided by its number of users."""
+        """The sum of the losses over the batch (section 3.3), divided by its number of users.
+
+        Of several replicas each has the terms of its own users; theirs add up to the whole.
+        """
+        number, count = replicas()
+        users_of_all = tf.shape(inputs["as_of"])[0]
+        share = my_share(users_of_all)
+        if not self.loss_config.across_replicas:
+            inputs = share.of_batch(inputs)
+            share = Share(tf.zeros([], tf.int32), tf.shape(inputs["as_of"])[0])
         history, targets = inputs["history"], inputs["targets"]
         in_history = present_events(history)
         seeds = self._seeds(training)
@@ -145,38 +155,52 @@ class GUIM(tfrs.Model):
             id_dropout=self.loss_config.id_dropout if training else 0.0,
             seed=seeds[3],
         )
+        candidates = self._candidates(events, vectors, inputs.get("catalogue_size"))
         lengths = count_events(in_history)
-        seen = tf.reduce_sum(lengths)  # events of histories, which come first
-        earlier = inputs.get("earlier")
+        # Events of the share's histories: those of all users come first, user by user.
+        first, last = tf.reduce_sum(lengths[: share.first]), tf.reduce_sum(lengths[: share.last])
+        masked = masked[first:last]
+        earlier = share.rows(inputs["earlier"]) if "earlier" in inputs else None
+        seeds += tf.cast(number, seeds.dtype)  # what follows is drawn for each replica
         users, outputs = self.user_encoder(
-            tf.gather(vectors, events.item[:seen]),
-            lengths=lengths,
-            timestamp=history[names.TIMESTAMP][in_history],
-            as_of=inputs["as_of"],
+            tf.gather(vectors, events.item[first:last]),
+            lengths=share.rows(lengths),
+            timestamp=history[names.TIMESTAMP][in_history][first:last],
+            as_of=share.rows(inputs["as_of"]),
             earlier=None if earlier is None else earlier["as_of"],
             masked=masked,
-            action=history[names.ACTION_INDEX][in_history] if self.model_config.actions else None,
+            action=history[names.ACTION_INDEX][in_history][first:last]
+            if self.model_config.actions
+            else None,
             seed=seeds[5] if training else None,
             groups=_GROUPS,
         )
-        candidates = self._candidates(events, vectors, inputs.get("catalogue_size"))
-        at, positive = _matches(events, present_events(targets), earlier)
+        at, positive = _matches(
+            share.rows(events.history),
+            share.rows(events.targets),
+            share.rows(present_events(targets)),
+            earlier,
+        )
         users = tf.reshape(users, [-1, *users.shape[-2:]])
         matching = self._info_nce(
             self.matching_loss, tf.gather(users, at), positive, candidates, seeds[1]
         )
         hidden = _where(masked)
         mlm = self._info_nce(
-            self.mlm_loss, self._predict_items(outputs, hidden), hidden, candidates, seeds[2]
+            self.mlm_loss,
+            self._predict_items(outputs, hidden),
+            first + hidden,
+            candidates,
+            seeds[2],
         )
         loss = matching + mlm
         if self.loss_config.next_item:
-            same = events.owner[1:seen] == events.owner[: seen - 1]
-            before = _where(same & ~masked[:-1])
+            owner = events.owner[first:last]
+            before = _where((owner[1:] == owner[:-1]) & ~masked[:-1])
             loss += self.loss_config.next_item * self._info_nce(
                 self.next_item_loss,
                 self._predict_items(outputs, before),
-                before + 1,
+                first + before + 1,
                 candidates,
                 seeds[4],
             )
@@ -185,8 +209,8 @@ class GUIM(tfrs.Model):
             crowding = tf.reduce_sum(targets_of * mean_pairwise_cosine(users, power=2))
             loss += self.loss_config.diversity * crowding
         self.interest_cosine.update_state(mean_pairwise_cosine(users), sample_weight=targets_of)
-        loss /= tf.cast(tf.shape(lengths)[0], loss.dtype)
-        self.mean_loss.update_state(loss)
+        loss /= tf.cast(users_of_all, loss.dtype)
+        self.mean_loss.update_state(count * loss)
         return loss
 
     def _predict_items(self, outputs: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
@@ -201,15 +225,19 @@ class GUIM(tfrs.Model):
         return self.get_metrics_result()
 
     def _seeds(self, training: bool) -> tf.Tensor:
-        """`[6, 2]` seeds: new ones each training step, the same ones for every validation batch."""
+        """`[6, 2]` seeds: those of the step in training, the same ones for every other batch."""
         if not training:
             return tf.constant([[self.seed, i] for i in range(6)], tf.int64)
-        return self.generator.uniform([6, 2], minval=None, maxval=None, dtype=tf.int64)
+        step = 0 if self.optimizer is None else tf.cast(self.optimizer.iterations, tf.int64)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+        return tf.random.stateless_uniform([6, 2], seed, None, None, tf.int64)
 
     def _candidates(
         self, events: BatchEvents, vectors: tf.Tensor, catalogue_size: tf.Tensor | None
     ) -> Candidates:
-        probability = tf.gather(self.sampling_probability, events.items[names.ITEM_INDEX])
+        probability = tf.nn.embedding_lookup(
+            self.sampling_probability, events.items[names.ITEM_INDEX]
+        )
         if self.loss_config.negatives_per_user is None:
             # Each item once: how likely is it among so many draws from users, and from anywhere?
             nobody = tf.shape(events.history)[0]
@@ -269,22 +297,31 @@ class GUIM(tfrs.Model):
 
 
 def _matches(
-    events: BatchEvents, in_targets: tf.Tensor, earlier: dict[str, tf.Tensor] | None
+    history: tf.Tensor,
+    targets: tf.Tensor,
+    in_targets: tf.Tensor,
+    earlier: dict[str, tf.Tensor] | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Pairs of the matching loss: a cut-off of a user `[P]`, and an event after it `[P]`, int32.
 
     Cut-offs are numbered user by user, T first.
+
+    Args:
+      history: `[B, N]` events of each user's history, as in `BatchEvents`.
+      targets: `[B, M]` events of his targets.
+      in_targets: `[B, M]` bool, False for padding.
+      earlier: of `data.earlier_cutoffs`.
     """
     where = tf.where(in_targets)  # user, event
     if earlier is None:
-        return tf.cast(where[:, 0], tf.int32), tf.gather_nd(events.targets, where)
+        return tf.cast(where[:, 0], tf.int32), tf.gather_nd(targets, where)
     before = tf.where(earlier["targets"])  # user, cut-off, event
     moments = 1 + tf.shape(earlier["as_of"], out_type=tf.int64)[1]
     at = tf.concat([where[:, 0] * moments, before[:, 0] * moments + 1 + before[:, 1]], axis=0)
     positive = tf.concat(
         [
-            tf.gather_nd(events.targets, where),
-            tf.gather_nd(events.history, tf.gather(before, [0, 2], axis=1)),
+            tf.gather_nd(targets, where),
+            tf.gather_nd(history, tf.gather(before, [0, 2], axis=1)),
         ],
         axis=0,
     )

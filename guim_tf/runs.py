@@ -110,10 +110,17 @@ def load_run(run: str | pathlib.Path) -> tuple[GUIM, Config, Schema]:
     config = load_config(run)
     schema = Schema.load(run)
     model = build_model(schema, config)
-    tf.train.Checkpoint(model=model).restore(
-        best
-    ).expect_partial().assert_existing_objects_matched()
+    _weights(model).restore(best).expect_partial().assert_existing_objects_matched()
     return model, config, schema
+
+
+def _weights(model: GUIM) -> tf.train.Checkpoint:
+    """What is kept of a model: not its metrics, which several workers could only save in step."""
+    return tf.train.Checkpoint(
+        item_encoder=model.item_encoder,
+        user_encoder=model.user_encoder,
+        sampling_probability=model.sampling_probability,
+    )
 
 
 def load_config(run: str | pathlib.Path) -> Config:
@@ -168,15 +175,16 @@ class RunState(keras.callbacks.Callback):
     """Keeps what a run needs to be resumed: weights, optimiser, epoch, step, best epoch and so on.
 
     All of it is in one checkpoint, so a kill at any moment leaves the state of one step. Where
-    training stands is `epoch`, the epochs done, and `step`, the steps done in the next one.
+    training stands is `epoch`, the epochs done, and `step`, the steps done in the next one. This
+    one saves at the end of an epoch.
 
     Args:
       run: the run folder.
-      model: compiled, with its variables made.
+      model: compiled, its optimiser with its variables made.
       steps: of an epoch.
       patience: epochs without a better validation recall before training stops; None never stops
         and takes the last epoch for the best.
-      save_minutes: how often a checkpoint is written inside an epoch; there is one at its end.
+      writes: whether the folder is this process's to write.
     """
 
     def __init__(
@@ -186,36 +194,38 @@ class RunState(keras.callbacks.Callback):
         *,
         steps: int,
         patience: int | None,
-        save_minutes: float,
+        writes: bool = True,
     ) -> None:
         super().__init__()
-        model.optimizer.build(model.trainable_variables)
-        self._run = run
-        self._steps = steps
+        self.run = run
+        self.steps = steps
         self._patience = patience
-        self._save_seconds = 60 * save_minutes
-        self._started = self._saved = time.monotonic()
+        self._writes = writes
+        self._started = time.monotonic()
         self.epoch = tf.Variable(0, dtype=tf.int64)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.seconds = tf.Variable(0.0, dtype=tf.float64)  # in this epoch, before this session
         self.best = tf.Variable(float("-inf"))
         self.best_epoch = tf.Variable(0, dtype=tf.int64)
-        self._means = [variable for metric in model.metrics for variable in metric.variables]
-        self._kept: list[np.ndarray] | None = None
         checkpoint = tf.train.Checkpoint(
-            model=model,
+            weights=_weights(model),
             optimizer=model.optimizer,
             epoch=self.epoch,
             step=self.step,
             seconds=self.seconds,
             best=self.best,
             best_epoch=self.best_epoch,
-            means=self._means,
+            **self._more(model),
         )
+        best = _weights(model)
+        for each in (checkpoint, best):
+            _ = each.save_counter  # is made now; in `fit` it would be a variable of all workers
         self._last = tf.train.CheckpointManager(checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
-        self._best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model), str(run / BEST), max_to_keep=1
-        )
+        self._best = tf.train.CheckpointManager(best, str(run / BEST), max_to_keep=1)
+
+    def _more(self, model: GUIM) -> dict[str, Any]:
+        """What else is in the checkpoint, by name."""
+        return {}
 
     @property
     def stopped(self) -> bool:
@@ -226,7 +236,7 @@ class RunState(keras.callbacks.Callback):
     @property
     def done(self) -> int:
         """Steps done in all."""
-        return int(self.epoch) * self._steps + int(self.step)
+        return int(self.epoch) * self.steps + int(self.step)
 
     def resume(self) -> bool:
         """Restores the last checkpoint; False where there is none."""
@@ -235,12 +245,11 @@ class RunState(keras.callbacks.Callback):
             return False
         with _read(found):
             self._last.checkpoint.restore(found).assert_existing_objects_matched()
-        lines = [json.dumps(line) + "\n" for line in read_history(self._run)[: int(self.epoch)]]
-        write_whole(self._run / HISTORY_FILE, "".join(lines))
-        if int(self.step):
-            self._kept = [variable.numpy() for variable in self._means]
+        if self._writes:
+            lines = [json.dumps(line) + "\n" for line in read_history(self.run)[: int(self.epoch)]]
+            write_whole(self.run / HISTORY_FILE, "".join(lines))
         inside = f", step {int(self.step)} of the next" if int(self.step) else ""
-        print(f"Resuming {self._run} after epoch {int(self.epoch)}{inside}.", file=sys.stderr)
+        print(f"Resuming {self.run} after epoch {int(self.epoch)}{inside}.", file=sys.stderr)
         return True
 
     def keep_untrained(self) -> None:
@@ -250,24 +259,6 @@ class RunState(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._started = time.monotonic()
-        for variable, value in zip(self._means, self._kept or [], strict=False):
-            variable.assign(value)  # the means of an epoch go on where they stopped
-        self._kept = None
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step.assign_add(1)
-        if time.monotonic() - self._saved > self._save_seconds and int(self.step) < self._steps:
-            self.save()
-
-    def save(self) -> None:
-        """Writes a checkpoint between two steps; at the end of an epoch that is left to it."""
-        if int(self.step) == self._steps:
-            return
-        require_finite(self.model)
-        before = float(self.seconds)
-        self.seconds.assign(before + time.monotonic() - self._started)
-        self._write(self._last, self.done)
-        self.seconds.assign(before)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         assert logs is not None
@@ -277,22 +268,87 @@ class RunState(keras.callbacks.Callback):
             self.best.assign(recall or 0.0)
             self.best_epoch.assign(done)
             self._write(self._best, done)
-        seconds = float(self.seconds) + time.monotonic() - self._started
-        line = {"epoch": done, "seconds": round(seconds, 3)}
+        line = {"epoch": done, "seconds": round(self._seconds(), 3)}
         line |= {key: float(value) for key, value in logs.items()}
-        with _written(self._run), (self._run / HISTORY_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._writes:
+            path = self.run / HISTORY_FILE
+            with _written(self.run), path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         self.epoch.assign(done)
         self.step.assign(0)
         self.seconds.assign(0.0)
         self._write(self._last, self.done)
         self.model.stop_training = self.stopped
 
+    def _seconds(self) -> float:
+        """Time spent in this epoch, over all sessions."""
+        return float(self.seconds) + time.monotonic() - self._started
+
     def _write(self, manager: tf.train.CheckpointManager, number: int) -> None:
-        with _written(self._run):
-            if not self._run.is_dir():
-                raise FileNotFoundError(f"{self._run} is gone")
+        if not self._writes:
+            return
+        with _written(self.run):
+            if not self.run.is_dir():
+                raise FileNotFoundError(f"{self.run} is gone")
             manager.save(checkpoint_number=number)
+
+
+class SteppedRunState(RunState):
+    """Counts steps, and saves inside an epoch too.
+
+    Args:
+      run, model, **options: as of `RunState`.
+      save_minutes: how often.
+      keep_means: whether the means of an epoch that is resumed go on; they are of its rest else.
+    """
+
+    def __init__(
+        self,
+        run: pathlib.Path,
+        model: GUIM,
+        *,
+        save_minutes: float,
+        keep_means: bool,
+        **options: Any,
+    ) -> None:
+        self._means = [x for metric in model.metrics for x in metric.variables if keep_means]
+        self._kept: list[np.ndarray] = []
+        self._save_seconds = 60 * save_minutes
+        self._saved = time.monotonic()
+        super().__init__(run, model, **options)
+
+    def _more(self, model: GUIM) -> dict[str, Any]:
+        return {"means": self._means}
+
+    def resume(self) -> bool:
+        found = super().resume()
+        if int(self.step):
+            self._kept = [variable.numpy() for variable in self._means]
+        return found
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        for variable, value in zip(self._means, self._kept, strict=False):
+            variable.assign(value)
+        self._kept = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step.assign_add(1)
+        if time.monotonic() - self._saved > self._save_seconds and int(self.step) < self.steps:
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint between two steps; at the end of an epoch that is left to it."""
+        if int(self.step) == self.steps:
+            return
+        require_finite(self.model)
+        before = float(self.seconds)
+        self.seconds.assign(self._seconds())
+        self._write(self._last, self.done)
+        self.seconds.assign(before)
+
+    def _write(self, manager: tf.train.CheckpointManager, number: int) -> None:
+        super()._write(manager, number)
         self._saved = time.monotonic()
 
 

@@ -5,12 +5,21 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import Any
 
 import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import CHOSEN_WEIGHTS, MODES, Config, RetrievalConfig, load_over
+from guim_tf.cluster import Cluster, ClusterError, serves
+from guim_tf.config import (
+    CHOSEN_WEIGHTS,
+    MODES,
+    Config,
+    RetrievalConfig,
+    configure,
+    load_over,
+)
 from guim_tf.data import (
     cut_batches,
     load_dataset,
@@ -18,13 +27,15 @@ from guim_tf.data import (
     serialized_batches,
     training_cutoff,
 )
-from guim_tf.divergence import StopWhenDiverged
+from guim_tf.divergence import FiniteLoss, FiniteWeights
 from guim_tf.interrupt import Interruptible, Terminated
 from guim_tf.keras_compat import keras
+from guim_tf.model import GUIM
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
     RESULT_FILE,
     RunState,
+    SteppedRunState,
     build_model,
     load_config,
     load_run,
@@ -35,7 +46,6 @@ from guim_tf.runs import (
 from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
-from guim_tf.strict_json import ConfigError, from_dict
 from guim_tf.validation import Validation, ValidationRecall
 from guim_tf.warm_start import warm_start
 
@@ -88,22 +98,29 @@ def train(
       save_minutes: how often the state is saved inside an epoch; it is at the end of each.
       progress: show a progress bar with the losses.
 
+    Where TF_CONFIG names several processes, each calls this with the same arguments (`cluster`);
+    all of them see the data set and the run folder.
+
     Raises:
       DatasetError, SchemaError: the data set is damaged, or has no user to learn from.
       ConfigError: the run folder belongs to another configuration or data set.
       RunError: the run folder can't be written, or its checkpoint not be read.
+      ClusterError: another process of the cluster is gone, or sees another run folder.
       DivergedError: the loss or a weight became NaN or infinite.
     """
+    cluster = Cluster.of_this_process()
     run = pathlib.Path(run)
     schema = Schema.load(dataset)
     base = None if init_from is None else pathlib.Path(init_from)
-    prepare_run(run, pathlib.Path(dataset), schema, config, init_from=base, restart=restart)
+    if cluster.chief:
+        prepare_run(run, pathlib.Path(dataset), schema, config, init_from=base, restart=restart)
+    with cluster.together():
+        cluster.all_have(0)  # the folder is there
     result_file = run / RESULT_FILE
     if result_file.is_file():
         return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
 
     keras.utils.set_random_seed(config.training.seed)
-    cutoff = training_cutoff(schema, config.window)
     with whole_shards(dataset, schema):
         candidates = _measure(dataset, schema, config)
     batch_size = config.training.batch_size
@@ -112,68 +129,165 @@ def train(
     elif candidates.users < batch_size:
         raise _too_few(candidates.users, dataset, config)
     steps = candidates.users // batch_size
-    model = build_model(schema, config, candidates.probability)
-    model.compile(
-        optimizer=build_optimizer(config.training, total_steps=steps * config.training.epochs)
-    )
-    validation = Validation(dataset, cutoff, config.window)
-    state = RunState(
-        run,
-        model,
-        steps=steps,
-        patience=config.training.patience,
-        save_minutes=save_minutes,
+    with cluster.strategy.scope():
+        model = build_model(schema, config, candidates.probability)
+        model.compile(
+            optimizer=build_optimizer(config.training, total_steps=steps * config.training.epochs)
+        )
+        model.optimizer.build(model.trainable_variables)
+    kept: dict[str, Any] = {
+        "steps": steps,
+        "patience": config.training.patience,
+        "writes": cluster.chief,
+    }
+    state = (
+        RunState(run, model, **kept)
+        if cluster.asynchronous
+        else SteppedRunState(
+            run, model, save_minutes=save_minutes, keep_means=cluster.alone, **kept
+        )
     )
     if not state.resume() and base:
-        for name, change in warm_start(model, run, schema, base).items():
-            print(
-                f"{name}: {change.kept:,} kept, {change.new:,} new, {change.retired:,} retired.",
-                file=sys.stderr,
+        changes = warm_start(model, run, schema, base)
+        if cluster.chief:
+            for name, change in changes.items():
+                print(f"{name}: {change}.", file=sys.stderr)
+    with cluster.together():
+        if not cluster.all_have(state.done):
+            raise ClusterError(
+                f"the workers found different states in {run}: it must be one folder that all of "
+                "them see. Restart them together."
             )
     if not steps:
         state.keep_untrained()
-    callbacks = [ValidationRecall(validation)] if validation.users else []
-    callbacks += [
-        StopWhenDiverged(),
-        state,
-        keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
-    ]
-    checked = None
-    if validation.users:
-        checked = load_dataset(
-            dataset,
-            names.VALIDATION,
-            window=config.window,
-            batch_size=config.training.batch_size,
+    validation = Validation(dataset, training_cutoff(schema, config.window), config.window)
+    fit = _Fit(dataset, schema, config, model, state, validation, cluster, batch_size, progress)
+    with whole_shards(dataset, schema), cluster.together():
+        if isinstance(state, SteppedRunState):
+            with Interruptible(before=state.save) as interruptible:
+                fit.in_step(interruptible)
+        else:
+            fit.asynchronously()
+    if cluster.chief:
+        result = TrainResult(
+            run=str(run),
+            epochs=int(state.epoch),
+            best_epoch=int(state.best_epoch),
+            best=float(state.best) if validation.users and steps else None,
+            users=candidates.users,
+            validation_users=validation.users,
+            steps=steps * int(state.epoch),
+            parameters=sum(v.shape.num_elements() for v in model.trainable_variables),
+            minutes=round(sum(line["seconds"] for line in read_history(run)) / 60, 2),
+            seed=config.training.seed,
+            **_weights(run, config.retrieval, validation),
         )
-    with Interruptible(before=state.save) as interruptible, whole_shards(dataset, schema):
+        write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
+    with cluster.together():
+        cluster.all_have(0)  # the result is there
+    return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """`model.fit` from where a run stands to its end."""
+
+    dataset: str | pathlib.Path
+    schema: Schema
+    config: Config
+    model: GUIM
+    state: RunState
+    validation: Validation
+    cluster: Cluster
+    batch_size: int
+    progress: bool
+
+    def in_step(self, interruptible: Interruptible) -> None:
+        """All replicas do each step together; one process is one replica."""
+        strategy, state, epochs = self.cluster.strategy, self.state, self.config.training.epochs
+        checked, batches = None, None
+        if self.validation.users:
+            checked = strategy.distribute_datasets_from_function(lambda _: self._checked())
+            batches = sum(1 for _ in self._checked())  # several workers must know it beforehand
         # In one go, but for the rest of an epoch that an earlier session was stopped in.
-        while steps and int(state.epoch) < config.training.epochs and not state.stopped:
+        while state.steps and int(state.epoch) < epochs and not state.stopped:
             begun = int(state.step)
-            model.fit(
-                _passes(dataset, schema, config, batch_size=batch_size, done=state.done),
-                steps_per_epoch=steps - begun,
+            self._fit(
+                strategy.distribute_datasets_from_function(lambda _: self._passes(done=state.done)),
+                steps_per_epoch=state.steps - begun,
                 initial_epoch=int(state.epoch),
-                epochs=int(state.epoch) + 1 if begun else config.training.epochs,
+                epochs=int(state.epoch) + 1 if begun else epochs,
                 validation_data=checked,
-                callbacks=[*callbacks, interruptible],
-                verbose=("auto" if sys.stdout.isatty() else 2) if progress else 0,
+                validation_steps=batches,
+                callbacks=[*self._recall(), FiniteLoss(), state, *self._board(), interruptible],
             )
-    result = TrainResult(
-        run=str(run),
-        epochs=int(state.epoch),
-        best_epoch=int(state.best_epoch),
-        best=float(state.best) if validation.users and steps else None,
-        users=candidates.users,
-        validation_users=validation.users,
-        steps=steps * int(state.epoch),
-        parameters=sum(int(tf.size(v)) for v in model.trainable_variables),
-        minutes=round(sum(line["seconds"] for line in read_history(run)) / 60, 2),
-        seed=config.training.seed,
-        **_weights(run, config.retrieval, validation),
-    )
-    write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
-    return result
+
+    def asynchronously(self) -> None:
+        """Workers of parameter servers do steps, each with an order of its own and of the moment.
+
+        Keras tells nothing of single steps then, so that a run is saved at the end of an epoch.
+        """
+        if int(self.state.epoch) < self.config.training.epochs and not self.state.stopped:
+            self._fit(
+                keras.utils.experimental.DatasetCreator(lambda _: self._endless()),
+                steps_per_epoch=self.state.steps,
+                initial_epoch=int(self.state.epoch),
+                epochs=self.config.training.epochs,
+                callbacks=[*self._recall(), FiniteWeights(), self.state, *self._board()],
+            )
+
+    def _fit(self, data: Any, **options: Any) -> None:
+        shown = self.progress and self.cluster.chief
+        verbose = ("auto" if sys.stdout.isatty() else 2) if shown else 0
+        self.model.fit(data, verbose=verbose, **options)
+
+    def _recall(self) -> list[keras.callbacks.Callback]:
+        return [ValidationRecall(self.validation)] if self.validation.users else []
+
+    def _board(self) -> list[keras.callbacks.Callback]:
+        if not self.cluster.chief:
+            return []
+        return [keras.callbacks.TensorBoard(self.state.run / "tensorboard", write_graph=False)]
+
+    def _checked(self) -> tf.data.Dataset:
+        """The validation users."""
+        return load_dataset(
+            self.dataset,
+            names.VALIDATION,
+            window=self.config.window,
+            batch_size=self.config.training.batch_size,
+        )
+
+    def _passes(self, *, done: int) -> tf.data.Dataset:
+        """All passes over the training users but the first `done` steps, always the same."""
+        seed = self.config.training.seed
+        batches = self._serialized(seed).repeat(self.config.training.epochs).skip(done)
+        return self._cut(batches, start=_passes_seed(self.config) + done)
+
+    def _endless(self) -> tf.data.Dataset:
+        """Passes without an end; each process that iterates has its own order and draws."""
+        seed = tf.cast(1e6 * tf.timestamp(), tf.int64)
+        return self._cut(self._serialized(seed).repeat(), start=seed)
+
+    def _serialized(self, seed: int | tf.Tensor) -> tf.data.Dataset:
+        return serialized_batches(
+            self.dataset,
+            self.schema,
+            self.config.window,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
+
+    def _cut(self, batches: tf.data.Dataset, *, start: int | tf.Tensor) -> tf.data.Dataset:
+        drawn = self.config.loss.catalogue_negatives
+        return cut_batches(
+            batches,
+            self.schema,
+            self.config.window,
+            numbers=tf.data.Dataset.counter(start=start),
+            catalogue=Catalogue(self.dataset).items() if drawn else None,
+            catalogue_negatives=drawn,
+        )
 
 
 def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) -> dict[str, float]:
@@ -182,30 +296,6 @@ def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) 
     if validation.users and None in weights.values():
         return validation.best_weights(load_run(run)[0], **weights)
     return {name: weight or 0.0 for name, weight in weights.items()}
-
-
-def _passes(
-    dataset: str | pathlib.Path, schema: Schema, config: Config, *, batch_size: int, done: int
-) -> tf.data.Dataset:
-    """All passes over the training users but the first `done` steps; pass n is the same always."""
-    batches = serialized_batches(
-        dataset,
-        schema,
-        config.window,
-        batch_size=batch_size,
-        seed=config.training.seed,
-    )
-    rest = batches.repeat(config.training.epochs).skip(done)
-    numbers = tf.data.Dataset.counter(start=_passes_seed(config) + done)
-    drawn = config.loss.catalogue_negatives
-    return cut_batches(
-        rest,
-        schema,
-        config.window,
-        numbers=numbers,
-        catalogue=Catalogue(dataset).items() if drawn else None,
-        catalogue_negatives=drawn,
-    )
 
 
 def _passes_seed(config: Config) -> int:
@@ -235,29 +325,6 @@ def _too_few(users: int, dataset: str | pathlib.Path, config: Config) -> Dataset
         f"{config.window.target_days} days from it; a batch needs "
         f"{config.training.batch_size}. Use a longer log, longer windows or smaller batches."
     )
-
-
-def configure(config: Config, settings: list[str]) -> Config:
-    """Applies settings such as `training.epochs=10`; values are JSON, or else text.
-
-    Raises:
-      ConfigError: no such section or field, or a value that the field refuses.
-    """
-    fields = dataclasses.asdict(config)
-    for setting in settings:
-        path, _, text = setting.partition("=")
-        section, _, field = path.partition(".")
-        if not (text and field and field in fields.get(section, {})):
-            raise ConfigError(
-                f"--set {setting}: expected section.field=value, with one of "
-                + ", ".join(f"{name}.{key}" for name in fields for key in fields[name])
-                + "."
-            )
-        try:
-            fields[section][field] = json.loads(text)
-        except json.JSONDecodeError:
-            fields[section][field] = text
-    return from_dict(Config, fields, where="configuration")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -307,6 +374,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
+        if server := serves():
+            print("guim train: serving the chief until this process is stopped.", file=sys.stderr)
+            server.join()
         config = MODES[arguments.mode]()
         if arguments.init_from:
             config = load_config(arguments.init_from).update()

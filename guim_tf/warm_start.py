@@ -42,6 +42,9 @@ class Change:
     new: int
     retired: int
 
+    def __str__(self) -> str:
+        return f"{self.kept:,} kept, {self.new:,} new, {self.retired:,} retired"
+
 
 def warm_start(
     model: GUIM, run: pathlib.Path, schema: Schema, base: pathlib.Path

@@ -81,7 +81,8 @@ def shop_run(shop_dataset, small_config) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def other_shop_run(shop_dataset, small_config) -> pathlib.Path:
     """The same training from another start: the same shop in another space."""
-    from guim_tf.training import configure, train
+    from guim_tf.config import configure
+    from guim_tf.training import train
 
     run = shop_dataset.parent / "other_run"
     config = configure(small_config, ["training.seed=5"])

@@ -34,7 +34,7 @@ STANDARD_LIBRARY_ONLY = (
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
     ("version", "schema", "strict_json", "keras_compat", "text", "precision"),
-    ("config", "mapping", "popularity", "packing"),
+    ("config", "mapping", "popularity", "packing", "replicas"),
     (
         "datasets",
         "catalogue",
@@ -50,6 +50,7 @@ LAYERS = (
         "optimizers",
         "interrupt",
         "divergence",
+        "cluster",
     ),
     ("item_encoder", "user_encoder", "data"),
     ("batch_items",),

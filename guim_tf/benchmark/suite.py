@@ -9,10 +9,9 @@ import dataclasses
 import pathlib
 import re
 
-from guim_tf.config import MODES, Config
+from guim_tf.config import MODES, Config, configure
 from guim_tf.evaluation.search import COSINE, SCORES
 from guim_tf.strict_json import ConfigError, load
-from guim_tf.training import configure
 
 SEED = "{seed}"  # in the path of a file of vectors
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")  # a folder's name that needs no quotes

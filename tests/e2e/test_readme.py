@@ -137,8 +137,7 @@ def test_the_mapping_of_the_readme_is_one():
 
 
 def test_the_families_of_the_readme_are_settings():
-    from guim_tf.config import Config
-    from guim_tf.training import configure
+    from guim_tf.config import Config, configure
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (GUI\S+):.*\| `(.*)` \|$", text, re.MULTILINE))

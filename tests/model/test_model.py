@@ -68,10 +68,14 @@ def test_the_loss_is_the_sum_of_both_over_the_users(batch):
     np.testing.assert_allclose(total, (matching + mlm) / 4, rtol=1e-5)
 
 
-def test_validation_repeats_itself_and_training_draws_anew(batch):
+def test_validation_repeats_itself_and_each_step_draws_anew(batch):
     model = small_model()
     assert float(model.compute_loss(batch)) == float(model.compute_loss(batch))
-    first, second = (float(model.compute_loss(batch, training=True)) for _ in range(2))
+    model.compile(keras.optimizers.SGD(0.0))
+    first = float(model.compute_loss(batch, training=True))
+    assert first == float(model.compute_loss(batch, training=True))
+    model.optimizer.iterations.assign_add(1)
+    second = float(model.compute_loss(batch, training=True))
     assert first != second
 
 

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 
 from guim_tf import runs
-from guim_tf.config import Config
+from guim_tf.config import Config, configure
 from guim_tf.runs import RunError, load_run, read_history
 from guim_tf.schema import DatasetError
 from guim_tf.shards import shard_files
 from guim_tf.strict_json import load, to_json
-from guim_tf.training import configure, train
+from guim_tf.training import train
 
 
 class _Killed(BaseException):

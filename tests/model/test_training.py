@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from guim_tf.catalogue import Catalogue
-from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig
+from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig, configure
 from guim_tf.data import load_dataset, training_cutoff
 from guim_tf.divergence import DivergedError
 from guim_tf.keras_compat import keras
@@ -17,7 +17,7 @@ from guim_tf.model import GUIM
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DAY, DatasetError, Schema, SchemaError
 from guim_tf.strict_json import ConfigError
-from guim_tf.training import configure, main, train
+from guim_tf.training import main, train
 from guim_tf.validation import Validation
 
 

@@ -10,14 +10,14 @@ import tensorflow as tf
 from beam_pipelines.build_dataset import build_dataset
 from guim_tf import runs
 from guim_tf import schema as names
-from guim_tf.config import Config
+from guim_tf.config import Config, configure
 from guim_tf.data import load_dataset
 from guim_tf.lookup import Lookups
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import build_model, load_optimizer, load_run, read_history
 from guim_tf.schema import DAY, Schema, read_vocabulary
 from guim_tf.strict_json import ConfigError
-from guim_tf.training import configure, main, train
+from guim_tf.training import main, train
 from guim_tf.warm_start import Change, warm_start
 
 
