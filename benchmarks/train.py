@@ -59,7 +59,7 @@ class Build:
             catalogue_negatives=config.loss.catalogue_negatives,
         ).repeat()
         if rows != own:
-            batches = batches.map(lambda batch: _spread(batch, own, rows, names))
+            batches = batches.map(lambda batch: spread(batch, own, rows, names))
         sizes = {"model": config.model, "loss": config.loss}
         if name == "plain":
             self.model = PlainGUIM(rows, max_length=config.window.max_length, **sizes)
@@ -168,11 +168,11 @@ def table_rows(tables: str, own: Any) -> Any:
     return dataclasses.replace(own, items=int(tables))
 
 
-def _spread(batch: Any, own: Any, rows: Any, names: Any) -> Any:
+def spread(batch: Any, own: Any, rows: Any, names: Any) -> Any:
     """The batch with the data set's rows spread evenly over larger tables; special rows stay."""
     import tensorflow as tf
 
-    def spread(index: Any, mine: int, all_rows: int) -> Any:
+    def move(index: Any, mine: int, all_rows: int) -> Any:
         stride = (all_rows - names.FIRST_ROW) // (mine - names.FIRST_ROW)
         moved = (index - names.FIRST_ROW) * stride + names.FIRST_ROW
         return tf.where(index < names.FIRST_ROW, index, moved)
@@ -184,7 +184,7 @@ def _spread(batch: Any, own: Any, rows: Any, names: Any) -> Any:
     }
     for part in {"history", "targets", "negatives"} & set(batch):
         batch[part] = batch[part] | {
-            name: spread(batch[part][name], *size) for name, size in sizes.items()
+            name: move(batch[part][name], *size) for name, size in sizes.items()
         }
     return batch
 

@@ -280,7 +280,7 @@ def serialized_batches(
     config: WindowConfig,
     *,
     batch_size: int,
-    seed: int,
+    seed: int | None,
     buffer: int = 100_000,
 ) -> tf.data.Dataset:
     """`[B]` records of training users in a new order each pass; the rest of a pass is dropped."""

@@ -46,6 +46,7 @@ from guim_tf.runs import (
 from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
+from guim_tf.strict_json import ConfigError
 from guim_tf.validation import Validation, ValidationRecall
 from guim_tf.warm_start import warm_start
 
@@ -109,6 +110,11 @@ def train(
       DivergedError: the loss or a weight became NaN or infinite.
     """
     cluster = Cluster.of_this_process()
+    if init_from is not None and cluster.asynchronous:
+        raise ConfigError(
+            "--init-from works with workers in step or one process: with parameter servers tables "
+            "may be in pieces. Take the servers out of TF_CONFIG."
+        )
     run = pathlib.Path(run)
     schema = Schema.load(dataset)
     base = None if init_from is None else pathlib.Path(init_from)
@@ -228,6 +234,7 @@ class _Fit:
         Keras tells nothing of single steps then, so that a run is saved at the end of an epoch.
         """
         if int(self.state.epoch) < self.config.training.epochs and not self.state.stopped:
+            tf.random.set_seed(None)  # or all workers would read in one order
             self._fit(
                 keras.utils.experimental.DatasetCreator(lambda _: self._endless()),
                 steps_per_epoch=self.state.steps,
@@ -260,16 +267,17 @@ class _Fit:
 
     def _passes(self, *, done: int) -> tf.data.Dataset:
         """All passes over the training users but the first `done` steps, always the same."""
-        seed = self.config.training.seed
-        batches = self._serialized(seed).repeat(self.config.training.epochs).skip(done)
-        return self._cut(batches, start=_passes_seed(self.config) + done)
+        batches = self._serialized(self.config.training.seed)
+        return self._cut(
+            batches.repeat(self.config.training.epochs).skip(done),
+            numbers=tf.data.Dataset.counter(start=_passes_seed(self.config) + done),
+        )
 
     def _endless(self) -> tf.data.Dataset:
-        """Passes without an end; each process that iterates has its own order and draws."""
-        seed = tf.cast(1e6 * tf.timestamp(), tf.int64)
-        return self._cut(self._serialized(seed).repeat(), start=seed)
+        """Passes without an end, with an order and draws that no two processes share."""
+        return self._cut(self._serialized(None).repeat(), numbers=tf.data.Dataset.random())
 
-    def _serialized(self, seed: int | tf.Tensor) -> tf.data.Dataset:
+    def _serialized(self, seed: int | None) -> tf.data.Dataset:
         return serialized_batches(
             self.dataset,
             self.schema,
@@ -278,13 +286,13 @@ class _Fit:
             seed=seed,
         )
 
-    def _cut(self, batches: tf.data.Dataset, *, start: int | tf.Tensor) -> tf.data.Dataset:
+    def _cut(self, batches: tf.data.Dataset, *, numbers: tf.data.Dataset) -> tf.data.Dataset:
         drawn = self.config.loss.catalogue_negatives
         return cut_batches(
             batches,
             self.schema,
             self.config.window,
-            numbers=tf.data.Dataset.counter(start=start),
+            numbers=numbers,
             catalogue=Catalogue(self.dataset).items() if drawn else None,
             catalogue_negatives=drawn,
         )
@@ -391,7 +399,7 @@ def main(argv: list[str] | None = None) -> int:
             save_minutes=arguments.save_minutes,
         )
     except ValueError as e:
-        print(f"guim train: {e}", file=sys.stderr)
+        print("guim train: " + " ".join(str(e).split()), file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Terminated) as e:
         print("\nguim train: interrupted. The same command resumes.", file=sys.stderr)

@@ -11,12 +11,21 @@ _AT_ONCE = 1 << 24  # numbers
 
 
 def fill_rows(table: tf.Variable, values: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    """Sets all rows of a variable, some at a time: `values` gives those of rows `[n]` int32."""
-    step = max(1, _AT_ONCE // (table.shape[1:].num_elements() or 1))
-    for start in range(0, table.shape[0], step):
-        rows = tf.range(start, min(start + step, table.shape[0]))
-        # In place; assigning a slice would copy the table.
-        table.scatter_update(tf.IndexedSlices(values(rows), rows))
+    """Sets all rows of a variable, some at a time: `values` gives those of rows `[n]` int32.
+
+    A variable that is held in pieces, as by several parameter servers, is filled where its pieces
+    are.
+    """
+    first = 0
+    for piece in getattr(table, "variables", [table]):
+        size, dim = piece.shape[0], piece.shape[1:].num_elements() or 1
+        step = max(1, _AT_ONCE // dim)
+        for start in range(0, size, step):
+            with tf.device(piece.device):
+                rows = tf.range(start, min(start + step, size))
+                # In place; assigning a slice would copy the table.
+                piece.scatter_update(tf.IndexedSlices(values(first + rows), rows))
+        first += size
 
 
 @register
