@@ -13,6 +13,7 @@ from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.data import Events
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
+from guim_tf.layers.table import look_up
 from guim_tf.losses import Candidates, InfoNCE
 from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
@@ -235,9 +236,7 @@ class GUIM(tfrs.Model):
     def _candidates(
         self, events: BatchEvents, vectors: tf.Tensor, catalogue_size: tf.Tensor | None
     ) -> Candidates:
-        probability = tf.nn.embedding_lookup(
-            self.sampling_probability, events.items[names.ITEM_INDEX]
-        )
+        probability = look_up(self.sampling_probability, events.items[names.ITEM_INDEX])
         if self.loss_config.negatives_per_user is None:
             # Each item once: how likely is it among so many draws from users, and from anywhere?
             nobody = tf.shape(events.history)[0]

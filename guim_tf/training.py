@@ -7,10 +7,6 @@ import pathlib
 import sys
 from typing import Any
 
-import tensorflow as tf
-
-from guim_tf import schema as names
-from guim_tf.catalogue import Catalogue
 from guim_tf.cluster import Cluster, ClusterError, serves
 from guim_tf.config import (
     CHOSEN_WEIGHTS,
@@ -20,17 +16,10 @@ from guim_tf.config import (
     configure,
     load_over,
 )
-from guim_tf.data import (
-    cut_batches,
-    load_dataset,
-    load_records,
-    serialized_batches,
-    training_cutoff,
-)
-from guim_tf.divergence import FiniteLoss, FiniteWeights
+from guim_tf.data import training_cutoff
+from guim_tf.fitting import Fit, measure
 from guim_tf.interrupt import Interruptible, Terminated
 from guim_tf.keras_compat import keras
-from guim_tf.model import GUIM
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
     RESULT_FILE,
@@ -43,14 +32,11 @@ from guim_tf.runs import (
     read_history,
     write_whole,
 )
-from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
 from guim_tf.strict_json import ConfigError
-from guim_tf.validation import Validation, ValidationRecall
+from guim_tf.validation import Validation
 from guim_tf.warm_start import warm_start
-
-_MEASURED_TOGETHER = 256  # users
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +114,7 @@ def train(
 
     keras.utils.set_random_seed(config.training.seed)
     with whole_shards(dataset, schema):
-        candidates = _measure(dataset, schema, config)
+        candidates = measure(dataset, schema, config)
     batch_size = config.training.batch_size
     if base:
         batch_size = max(2, min(batch_size, candidates.users))
@@ -167,7 +153,7 @@ def train(
     if not steps:
         state.keep_untrained()
     validation = Validation(dataset, training_cutoff(schema, config.window), config.window)
-    fit = _Fit(dataset, schema, config, model, state, validation, cluster, batch_size, progress)
+    fit = Fit(dataset, schema, config, model, state, validation, cluster, batch_size, progress)
     with whole_shards(dataset, schema), cluster.together():
         if isinstance(state, SteppedRunState):
             with Interruptible(before=state.save) as interruptible:
@@ -194,136 +180,12 @@ def train(
     return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-    """`model.fit` from where a run stands to its end."""
-
-    dataset: str | pathlib.Path
-    schema: Schema
-    config: Config
-    model: GUIM
-    state: RunState
-    validation: Validation
-    cluster: Cluster
-    batch_size: int
-    progress: bool
-
-    def in_step(self, interruptible: Interruptible) -> None:
-        """All replicas do each step together; one process is one replica."""
-        strategy, state, epochs = self.cluster.strategy, self.state, self.config.training.epochs
-        checked, batches = None, None
-        if self.validation.users:
-            checked = strategy.distribute_datasets_from_function(lambda _: self._checked())
-            batches = sum(1 for _ in self._checked())  # several workers must know it beforehand
-        # In one go, but for the rest of an epoch that an earlier session was stopped in.
-        while state.steps and int(state.epoch) < epochs and not state.stopped:
-            begun = int(state.step)
-            self._fit(
-                strategy.distribute_datasets_from_function(lambda _: self._passes(done=state.done)),
-                steps_per_epoch=state.steps - begun,
-                initial_epoch=int(state.epoch),
-                epochs=int(state.epoch) + 1 if begun else epochs,
-                validation_data=checked,
-                validation_steps=batches,
-                callbacks=[*self._recall(), FiniteLoss(), state, *self._board(), interruptible],
-            )
-
-    def asynchronously(self) -> None:
-        """Workers of parameter servers do steps, each with an order of its own and of the moment.
-
-        Keras tells nothing of single steps then, so that a run is saved at the end of an epoch.
-        """
-        if int(self.state.epoch) < self.config.training.epochs and not self.state.stopped:
-            tf.random.set_seed(None)  # or all workers would read in one order
-            self._fit(
-                keras.utils.experimental.DatasetCreator(lambda _: self._endless()),
-                steps_per_epoch=self.state.steps,
-                initial_epoch=int(self.state.epoch),
-                epochs=self.config.training.epochs,
-                callbacks=[*self._recall(), FiniteWeights(), self.state, *self._board()],
-            )
-
-    def _fit(self, data: Any, **options: Any) -> None:
-        shown = self.progress and self.cluster.chief
-        verbose = ("auto" if sys.stdout.isatty() else 2) if shown else 0
-        self.model.fit(data, verbose=verbose, **options)
-
-    def _recall(self) -> list[keras.callbacks.Callback]:
-        return [ValidationRecall(self.validation)] if self.validation.users else []
-
-    def _board(self) -> list[keras.callbacks.Callback]:
-        if not self.cluster.chief:
-            return []
-        return [keras.callbacks.TensorBoard(self.state.run / "tensorboard", write_graph=False)]
-
-    def _checked(self) -> tf.data.Dataset:
-        """The validation users."""
-        return load_dataset(
-            self.dataset,
-            names.VALIDATION,
-            window=self.config.window,
-            batch_size=self.config.training.batch_size,
-        )
-
-    def _passes(self, *, done: int) -> tf.data.Dataset:
-        """All passes over the training users but the first `done` steps, always the same."""
-        batches = self._serialized(self.config.training.seed)
-        return self._cut(
-            batches.repeat(self.config.training.epochs).skip(done),
-            numbers=tf.data.Dataset.counter(start=_passes_seed(self.config) + done),
-        )
-
-    def _endless(self) -> tf.data.Dataset:
-        """Passes without an end, with an order and draws that no two processes share."""
-        return self._cut(self._serialized(None).repeat(), numbers=tf.data.Dataset.random())
-
-    def _serialized(self, seed: int | None) -> tf.data.Dataset:
-        return serialized_batches(
-            self.dataset,
-            self.schema,
-            self.config.window,
-            batch_size=self.batch_size,
-            seed=seed,
-        )
-
-    def _cut(self, batches: tf.data.Dataset, *, numbers: tf.data.Dataset) -> tf.data.Dataset:
-        drawn = self.config.loss.catalogue_negatives
-        return cut_batches(
-            batches,
-            self.schema,
-            self.config.window,
-            numbers=numbers,
-            catalogue=Catalogue(self.dataset).items() if drawn else None,
-            catalogue_negatives=drawn,
-        )
-
-
 def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) -> dict[str, float]:
     """`CHOSEN_WEIGHTS` by name: as asked, or by the validation users; 0 where there is none."""
     weights = {name: getattr(asked, name) for name in CHOSEN_WEIGHTS}
     if validation.users and None in weights.values():
         return validation.best_weights(load_run(run)[0], **weights)
     return {name: weight or 0.0 for name, weight in weights.items()}
-
-
-def _passes_seed(config: Config) -> int:
-    """Where a run's numbers of batches begin, far from those of other seeds."""
-    return config.training.seed << 32
-
-
-def _measure(dataset: str | pathlib.Path, schema: Schema, config: Config) -> Candidates:
-    records = load_records(dataset, names.TRAIN, schema, config.window)
-    batches = cut_batches(
-        records.batch(_MEASURED_TOGETHER),
-        schema,
-        config.window,
-        numbers=tf.data.Dataset.counter(start=_passes_seed(config)),
-    )
-    return measure_candidates(
-        batches,
-        item_rows=schema.item_rows,
-        negatives_per_user=config.loss.negatives_per_user,
-    )
 
 
 def _too_few(users: int, dataset: str | pathlib.Path, config: Config) -> DatasetError:

@@ -61,7 +61,7 @@ LAYERS = (
     ("evaluation",),
     ("validation",),
     ("runs",),
-    ("warm_start",),
+    ("warm_start", "fitting"),
     ("training",),
     ("export",),
     ("retrieval",),

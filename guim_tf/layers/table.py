@@ -10,14 +10,23 @@ from guim_tf.keras_compat import keras, register
 _AT_ONCE = 1 << 24  # numbers
 
 
+def pieces(table: tf.Variable) -> list[tf.Variable]:
+    """What a variable consists of: itself, or its parts on several parameter servers."""
+    return list(getattr(table, "variables", [table]))
+
+
+def look_up(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """Rows of a variable `[..., d]`; of one in pieces no more is fetched than these."""
+    return tf.nn.embedding_lookup(pieces(table), rows)
+
+
 def fill_rows(table: tf.Variable, values: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """Sets all rows of a variable, some at a time: `values` gives those of rows `[n]` int32.
 
-    A variable that is held in pieces, as by several parameter servers, is filled where its pieces
-    are.
+    Pieces are filled where they are.
     """
     first = 0
-    for piece in getattr(table, "variables", [table]):
+    for piece in pieces(table):
         size, dim = piece.shape[0], piece.shape[1:].num_elements() or 1
         step = max(1, _AT_ONCE // dim)
         for start in range(0, size, step):
@@ -50,6 +59,9 @@ class Table(keras.layers.Embedding):
             return initializer([rows.shape[0], self.output_dim])
 
         fill_rows(self.embeddings, draw)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return look_up(self.embeddings, inputs)  # Keras would fetch a table in pieces whole
 
     def get_config(self) -> dict[str, Any]:
         config = keras.layers.Layer.get_config(self)
