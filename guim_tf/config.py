@@ -145,10 +145,14 @@ class TrainingConfig:
     # Null trains all epochs and exports the last, when the learning rate has come down to zero.
     patience: int | None = 10
     seed: int = 0
+    # Parts of a batch that users are encoded in, one after another, and once more for the gradient:
+    # a large batch with all its negatives then takes the memory of a part, and more time.
+    parts: int = 1
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 2, self, "batch_size", "at least 2: negatives are other users'")
         check(self.epochs >= 1, self, "epochs", "a positive number")
+        check(self.parts >= 1, self, "parts", "a positive number")
         check(self.learning_rate > 0, self, "learning_rate", "a positive rate")
         check(0 <= self.warmup_share < 1, self, "warmup_share", "a share in [0, 1)")
         check(self.weight_decay >= 0, self, "weight_decay", "zero or more")

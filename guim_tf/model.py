@@ -1,6 +1,7 @@
 """GUIM: both encoders and both losses as one Keras model for `model.fit`."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from guim_tf.layers.table import look_up
 from guim_tf.losses import Candidates, InfoNCE
 from guim_tf.masking import choose_masked
 from guim_tf.mixture import mean_pairwise_cosine
+from guim_tf.recompute import encode_in_parts
 from guim_tf.replicas import Share, my_share, replicas
 from guim_tf.schema import Schema
 from guim_tf.strict_json import from_dict
@@ -54,6 +56,7 @@ class GUIM(tfrs.Model):
         the item table (`measure_candidates`); needed where `loss.logq` is on.
       seed: of masking and of the draw of negatives. Initial weights and dropout follow
         `keras.utils.set_random_seed`.
+      parts: of the users of a batch, that are encoded one after another: `TrainingConfig.parts`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class GUIM(tfrs.Model):
         loss: LossConfig = LossConfig(),
         sampling_probability: np.ndarray | None = None,
         seed: int = 0,
+        parts: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +75,7 @@ class GUIM(tfrs.Model):
         self.model_config = model
         self.loss_config = loss
         self.seed = seed
+        self.parts = parts
         self.item_encoder = ItemEncoder(
             model.embedding_dim,
             item_rows=rows.items,
@@ -163,18 +168,21 @@ class GUIM(tfrs.Model):
         masked = masked[first:last]
         earlier = share.rows(inputs["earlier"]) if "earlier" in inputs else None
         seeds += tf.cast(number, seeds.dtype)  # what follows is drawn for each replica
-        users, outputs = self.user_encoder(
+        actions = history[names.ACTION_INDEX][in_history] if self.model_config.actions else None
+        encode = (
+            functools.partial(self.user_encoder, groups=_GROUPS)
+            if self.parts == 1
+            else functools.partial(encode_in_parts, self.user_encoder, parts=self.parts)
+        )
+        users, outputs = encode(
             tf.gather(vectors, events.item[first:last]),
             lengths=share.rows(lengths),
             timestamp=history[names.TIMESTAMP][in_history][first:last],
             as_of=share.rows(inputs["as_of"]),
             earlier=None if earlier is None else earlier["as_of"],
             masked=masked,
-            action=history[names.ACTION_INDEX][in_history][first:last]
-            if self.model_config.actions
-            else None,
+            action=None if actions is None else actions[first:last],
             seed=seeds[5] if training else None,
-            groups=_GROUPS,
         )
         at, positive = _matches(
             share.rows(events.history),
@@ -281,6 +289,7 @@ class GUIM(tfrs.Model):
             "model": dataclasses.asdict(self.model_config),
             "loss": dataclasses.asdict(self.loss_config),
             "seed": self.seed,
+            "parts": self.parts,
             "name": self.name,
         }
 

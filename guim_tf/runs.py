@@ -90,6 +90,7 @@ def build_model(
         loss=config.loss,
         sampling_probability=sampling_probability,
         seed=config.training.seed,
+        parts=config.training.parts,
     )
 
 

@@ -53,7 +53,7 @@ LAYERS = (
         "cluster",
     ),
     ("item_encoder", "user_encoder", "data"),
-    ("batch_items",),
+    ("batch_items", "recompute"),
     ("losses",),
     ("model",),
     ("encoders",),

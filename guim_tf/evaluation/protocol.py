@@ -50,6 +50,19 @@ class Protocol:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def at_most(self, users: int) -> Protocol:
+        """The same question to so many of the users, spread evenly over their ids."""
+        if len(self) <= users:
+            return self
+        rows = np.arange(users) * len(self) // users
+        return dataclasses.replace(
+            self,
+            user_ids=self.user_ids[rows],
+            examples=self.examples[rows],
+            history=self.history.take(rows),
+            future=self.future.take(rows),
+        )
+
 
 def load_protocol(
     dataset: str | pathlib.Path,

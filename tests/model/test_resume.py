@@ -45,7 +45,7 @@ def same_history(run, other) -> None:
 @pytest.fixture
 def kill_at(monkeypatch):
     """Kills training after so many steps, once a number of the list."""
-    original = runs.RunState.on_train_batch_end
+    original = runs.SteppedRunState.on_train_batch_end
     steps: list[int] = []
 
     def killing(self, batch, logs=None):
@@ -54,7 +54,7 @@ def kill_at(monkeypatch):
             steps.pop(0)
             raise _Killed
 
-    monkeypatch.setattr(runs.RunState, "on_train_batch_end", killing)
+    monkeypatch.setattr(runs.SteppedRunState, "on_train_batch_end", killing)
     return steps
 
 
@@ -147,7 +147,7 @@ def after_an_epoch(monkeypatch, action) -> None:
             if epoch == 1:
                 action()
 
-    monkeypatch.setattr("guim_tf.training.ValidationRecall", Both)
+    monkeypatch.setattr("guim_tf.fitting.ValidationRecall", Both)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_training_resumes(
@@ -211,7 +211,7 @@ def test_a_shard_that_vanishes_during_training_is_named(
     shard = pathlib.Path(shard_files(dataset, "train")[0])
     resume = runs.RunState.resume
     with monkeypatch.context() as patch:
-        patch.setattr(runs.RunState, "resume", lambda self: (shard.unlink(), resume(self)))
+        patch.setattr(runs.SteppedRunState, "resume", lambda self: (shard.unlink(), resume(self)))
         with pytest.raises(DatasetError, match=rf"{shard.name} is missing.*Copy it again"):
             train(**options)
     shutil.copy(shop_dataset / "train" / shard.name, shard)

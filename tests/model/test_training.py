@@ -41,7 +41,7 @@ def test_the_best_epochs_weights_come_back(shop_run, small_config):
     assert config == small_config
     assert schema.item_rows == model.rows.items
     saved = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(shop_run / "best")))
-    name = "model/item_encoder/projection/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    name = "item_encoder/projection/kernel/.ATTRIBUTES/VARIABLE_VALUE"
     np.testing.assert_array_equal(model.item_encoder.projection.kernel, saved.get_tensor(name))
 
 
@@ -174,7 +174,7 @@ def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(
                 tf.fill(self.model.user_encoder.cls_table.shape, float("nan"))
             )
 
-    monkeypatch.setattr("guim_tf.training.ValidationRecall", lambda validation: Poison())
+    monkeypatch.setattr("guim_tf.fitting.ValidationRecall", lambda validation: Poison())
     with pytest.raises(DivergedError, match=r"cls_table.* holds NaN or infinity"):
         train(dataset=shop_dataset, run=tmp_path / "run", config=small_config, progress=False)
     assert read_history(tmp_path / "run") == []

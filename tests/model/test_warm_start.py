@@ -156,7 +156,7 @@ def test_an_update_that_is_killed_ends_as_one_that_is_not(
         )
 
     run("straight")
-    original = runs.RunState.on_train_batch_end
+    original = runs.SteppedRunState.on_train_batch_end
 
     def killing(self, batch, logs=None):
         original(self, batch, logs)
@@ -164,7 +164,7 @@ def test_an_update_that_is_killed_ends_as_one_that_is_not(
             raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.RunState, "on_train_batch_end", killing)
+        patch.setattr(runs.SteppedRunState, "on_train_batch_end", killing)
         with pytest.raises(_Killed):
             run("killed")
     run("killed")
