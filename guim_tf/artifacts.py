@@ -34,19 +34,23 @@ def versions(models: str | pathlib.Path, name: str) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def latest(models: str | pathlib.Path, name: str) -> pathlib.Path:
-    """The folder of a model's highest version.
+def latest(models: str | pathlib.Path, name: str, *, back: int = 0) -> pathlib.Path:
+    """The folder of a model's highest version, or of one so many versions back.
 
     Raises:
       ArtifactError: there is none.
     """
     found = versions(models, name)
+    if found and back >= len(found):
+        raise ArtifactError(
+            f"{models} holds {len(found)} of {name!r}, and none {back} versions before the highest."
+        )
     if not found:
         raise ArtifactError(
             f"{models} holds no version of {name!r}. Write the encoders with `guim export` and the "
             "retrieval models with `guim index`."
         )
-    return pathlib.Path(models, name, str(found[-1]))
+    return pathlib.Path(models, name, str(found[-1 - back]))
 
 
 def save(

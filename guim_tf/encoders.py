@@ -20,14 +20,14 @@ class ModelError(ValueError):
 
 
 def load_encoder(
-    models: str | pathlib.Path, name: str, *, schema: Schema | None = None
+    models: str | pathlib.Path, name: str, *, schema: Schema | None = None, back: int = 0
 ) -> tuple[pathlib.Path, tf.Module]:
-    """Loads the highest version of `<models>/<name>`.
+    """Loads the highest version of `<models>/<name>`, or the one so many versions back.
 
     With `schema`, of a data set, only once the model's is the same: rows then mean the same. A
     model that is given strings alone may be of another data set.
     """
-    path = artifacts.latest(models, name)
+    path = artifacts.latest(models, name, back=back)
     if schema is not None:
         Schema.load(path / artifacts.EXTRA).require_match(
             schema, mine=f"The model in {path}", theirs="the data set"

@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,14 +26,14 @@ class Compatibility:
     """Two releases compared, on the users and items of one data set.
 
     Attributes:
-      previous, current: the folders of models.
+      previous, current: the item encoders.
       item_cosine: mean cosine of an item's two vectors, over the items that were ever bought.
       recall: CMP-L recall@100 by vectors alone: `PREVIOUS` users and items, `MIXED`, today's users
         among yesterday's items, and `CURRENT` users and items. Empty where nobody has events after
         the `as_of` of the data set.
       accuracy: by label, of profile networks that were fitted and tested on `PREVIOUS` vectors,
-        fitted on them and tested on today's, `MIXED`, and fitted and tested on `CURRENT` ones;
-        "majority class" beside them. Empty where the data set has no labels.
+        fitted on them and tested on today's, `MIXED`, and fitted and tested on `CURRENT` ones.
+        Empty where the data set has no labels.
       kept: `MIXED` over `PREVIOUS` of each: 1 says that nobody notices the new release.
     """
 
@@ -48,15 +49,15 @@ def compare(
     *,
     dataset: str | pathlib.Path,
     models: str | pathlib.Path,
-    previous: str | pathlib.Path,
+    previous: str | pathlib.Path | None = None,
     progress: bool = True,
 ) -> Compatibility:
-    """Compares the highest versions of two folders of models.
+    """Compares the highest versions of two folders of models, or the two highest of one.
 
     Args:
       dataset: its items and users are encoded by both, from strings.
       models: folder with today's `user_encoder` and `item_encoder`.
-      previous: folder with yesterday's.
+      previous: folder with yesterday's; None for `models`, where they are the version before.
       progress: shows bars on stderr.
 
     Raises:
@@ -73,17 +74,20 @@ def compare(
     from guim_tf.evaluation.tasks import K, truths
 
     catalogue = Catalogue(dataset)
-    folders = {PREVIOUS: previous, CURRENT: models}
-    items = {
-        name: encode_items(load_encoder(folder, "item_encoder")[1], catalogue, progress=progress)
-        for name, folder in folders.items()
+    releases: dict[str, dict[str, Any]] = {
+        PREVIOUS: {"models": models if previous is None else previous, "back": previous is None},
+        CURRENT: {"models": models},
     }
+    paths, items, encoders = {}, {}, {}
+    for name, release in releases.items():
+        paths[name], encoder = load_encoder(name="item_encoder", **release)
+        items[name] = encode_items(encoder, catalogue, progress=progress)
+        _, encoders[name] = load_encoder(name="user_encoder", **release)
     if items[PREVIOUS].shape != items[CURRENT].shape:
         raise ModelError(
-            f"{previous} has vectors of size {items[PREVIOUS].shape[1]} and {models} of size "
-            f"{items[CURRENT].shape[1]}: none can stand in for the other."
+            f"{paths[PREVIOUS]} has vectors of size {items[PREVIOUS].shape[1]} and "
+            f"{paths[CURRENT]} of size {items[CURRENT].shape[1]}: none can stand in for the other."
         )
-    encoders = {name: load_encoder(folder, "user_encoder")[1] for name, folder in folders.items()}
 
     def encode(of: Protocol | Population) -> dict[str, np.ndarray]:
         rows, times = of.history.lists()
@@ -112,14 +116,14 @@ def compare(
             Features(MIXED, "", flat[PREVIOUS], tested=flat[CURRENT]),
             Features(CURRENT, "", flat[CURRENT]),
         ]
-        for method in evaluate_profile(population, features).methods:
+        for method in evaluate_profile(population, features, with_baselines=False).methods:
             for label, mean in method.accuracy.items():
                 accuracy.setdefault(label, {})[method.name] = mean.mean
     bought = catalogue.count > 0
     both = {METRIC: recall, **accuracy}
     return Compatibility(
-        previous=str(previous),
-        current=str(models),
+        previous=str(paths[PREVIOUS]),
+        current=str(paths[CURRENT]),
         item_cosine=float((items[PREVIOUS] * items[CURRENT]).sum(axis=1)[bought].mean()),
         recall=recall,
         accuracy=accuracy,
@@ -134,13 +138,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Says how well the vectors of a release go on with what was made for the one "
         "before: recall of its users among the other one's items, and accuracy of profile networks "
         "that were fitted to the other one's users. Prints one JSON line.",
-        epilog="example:\n"
-        "  guim compatibility --dataset work/today --models saved_models --previous released\n",
+        epilog="examples:\n"
+        "  guim compatibility --dataset work/today --models saved_models\n"
+        "  guim compatibility --dataset work/today --models new --previous released\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="folder of `guim build-dataset`")
     parser.add_argument("--models", required=True, help="folder of the new release")
-    parser.add_argument("--previous", required=True, help="folder of the release before it")
+    parser.add_argument(
+        "--previous",
+        metavar="MODELS",
+        help="folder of the release before it (default: the version before, in the same folder)",
+    )
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow loads
     try:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from guim_tf.artifacts import ArtifactError
 from guim_tf.evaluation.compatibility import CURRENT, MIXED, PREVIOUS, compare, main
 from guim_tf.evaluation.metrics import mean, recall_at_k
 from guim_tf.evaluation.protocol import load_protocol
@@ -96,3 +97,17 @@ def test_the_command_prints_one_line_of_json(unlabelled, shop_models, tmp_path, 
     assert json.loads(capsys.readouterr().out)["kept"]["recall@100"] == 1
     assert main([*arguments, "--models", str(tmp_path)]) == 2
     assert "guim compatibility: " in capsys.readouterr().err
+
+
+def test_without_a_folder_the_version_before_is_the_previous_release(
+    unlabelled, shop_run, other_shop_run, tmp_path
+):
+    for run in (shop_run, other_shop_run):
+        export(run=run, models=tmp_path)
+    found = compare(dataset=unlabelled, models=tmp_path, progress=False)
+    assert [path.rsplit("/", 1)[1] for path in (found.previous, found.current)] == ["1", "2"]
+    assert found.item_cosine < 0.9
+    for name in ("item_encoder", "user_encoder"):
+        shutil.rmtree(tmp_path / name / "1")
+    with pytest.raises(ArtifactError, match="none 1 versions before"):
+        compare(dataset=unlabelled, models=tmp_path, progress=False)

@@ -209,7 +209,7 @@ def test_a_shard_that_vanishes_during_training_is_named(
     with pytest.raises(_Killed):
         train(**options, save_minutes=0.0)
     shard = pathlib.Path(shard_files(dataset, "train")[0])
-    resume = runs.RunState.resume
+    resume = runs.SteppedRunState.resume
     with monkeypatch.context() as patch:
         patch.setattr(runs.SteppedRunState, "resume", lambda self: (shard.unlink(), resume(self)))
         with pytest.raises(DatasetError, match=rf"{shard.name} is missing.*Copy it again"):
