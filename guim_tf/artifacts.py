@@ -43,7 +43,7 @@ def latest(models: str | pathlib.Path, name: str, *, back: int = 0) -> pathlib.P
     found = versions(models, name)
     if found and back >= len(found):
         raise ArtifactError(
-            f"{models} holds {len(found)} of {name!r}, and none {back} versions before the highest."
+            f"{models} holds {len(found)} version of {name!r}, expected {back + 1}."
         )
     if not found:
         raise ArtifactError(

@@ -75,7 +75,10 @@ def compare(
 
     catalogue = Catalogue(dataset)
     releases: dict[str, dict[str, Any]] = {
-        PREVIOUS: {"models": models if previous is None else previous, "back": previous is None},
+        PREVIOUS: {
+            "models": models if previous is None else previous,
+            "back": int(previous is None),
+        },
         CURRENT: {"models": models},
     }
     paths, items, encoders = {}, {}, {}

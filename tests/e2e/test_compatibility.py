@@ -109,5 +109,5 @@ def test_without_a_folder_the_version_before_is_the_previous_release(
     assert found.item_cosine < 0.9
     for name in ("item_encoder", "user_encoder"):
         shutil.rmtree(tmp_path / name / "1")
-    with pytest.raises(ArtifactError, match="none 1 versions before"):
+    with pytest.raises(ArtifactError, match="holds 1 version of .item_encoder., expected 2"):
         compare(dataset=unlabelled, models=tmp_path, progress=False)
