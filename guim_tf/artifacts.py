@@ -43,7 +43,8 @@ def latest(models: str | pathlib.Path, name: str, *, back: int = 0) -> pathlib.P
     found = versions(models, name)
     if found and back >= len(found):
         raise ArtifactError(
-            f"{models} holds {len(found)} version of {name!r}, expected {back + 1}."
+            f"{models} holds {len(found)} version of {name!r}, expected {back + 1}. "
+            "Name the folder of the other release."
         )
     if not found:
         raise ArtifactError(

@@ -61,8 +61,14 @@ class Cluster:
             return cls(strategy, asynchronous=True)
         if sum(len(tasks.get(name, [])) for name in (_CHIEFS, _WORKERS)) < 2:
             return cls(tf.distribute.get_strategy())
-        chief = kind == _CHIEFS or (_CHIEFS not in tasks and index == 0)
-        return cls(tf.distribute.MultiWorkerMirroredStrategy(), chief=chief)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        workers = sum(len(tasks.get(name, [])) for name in (_CHIEFS, _WORKERS))
+        if strategy.num_replicas_in_sync != workers:
+            raise ConfigError(
+                f"{workers} workers have {strategy.num_replicas_in_sync} replicas; expected one "
+                "each. Start a worker for each GPU, with CUDA_VISIBLE_DEVICES naming it."
+            )
+        return cls(strategy, chief=kind == _CHIEFS or (_CHIEFS not in tasks and index == 0))
 
     @property
     def alone(self) -> bool:

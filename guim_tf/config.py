@@ -238,8 +238,11 @@ class Config:
     def update(self) -> "Config":
         """How a model of this configuration learns one more day: `guim train --init-from`.
 
-        A few passes over the users of the new day, whose histories also rehearse older ones.
+        A few passes over the users of the new day, whose histories also rehearse older ones. An
+        update of an update learns as that one did.
         """
+        if self.window.recent_days is not None:
+            return self
         return dataclasses.replace(
             self,
             window=dataclasses.replace(self.window, random_cutoffs=True, recent_days=1),

@@ -15,7 +15,9 @@ class DivergedError(ValueError):
 def require_finite(model: keras.Model) -> None:
     """Raises `DivergedError` where a weight holds NaN or infinity."""
     for weight in model.trainable_variables:
-        if not np.isfinite(tf.reduce_sum(weight)):
+        with tf.device(weight.device):  # what is summed elsewhere is not fetched
+            total = tf.reduce_sum(weight)
+        if not np.isfinite(total):
             raise _error(model, f"the weight {weight.name} holds NaN or infinity")
 
 

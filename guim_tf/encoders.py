@@ -90,6 +90,11 @@ def encode_histories(
       progress: shows a bar on stderr.
     """
     call = _signature(model, "encode_users", "user_embedding", rank=3)
+    if "action" in model.signatures["encode_users"].structured_input_signature[1]:
+        raise ModelError(
+            "the model takes action types, which histories of a catalogue do not have: releases "
+            "with model.actions can't be compared."
+        )
     texts = {
         "item_id": catalogue.item_id,
         "category_id": catalogue.category_id,

@@ -102,7 +102,7 @@ def ownership(owner: tf.Tensor, which: tf.Tensor, count: tf.Tensor) -> tf.Tensor
       which: `[E]` int32, which of the X items.
       count: X.
     """
-    users = tf.reduce_max(owner, axis=0) + 1
+    users = tf.reduce_max(tf.concat([owner, [-1]], axis=0)) + 1
     index = tf.stack([owner, which], axis=1)
     return tf.scatter_nd(index, tf.ones_like(which), tf.stack([users, count])) > 0
 
@@ -122,7 +122,7 @@ def draw_negatives(
       `[P, users * per_user]` int32, which candidates, and bool, whether one is drawn there: not of
       the positive's own user, nor of a user who has none.
     """
-    users = tf.reduce_max(candidate_owner) + 1
+    users = tf.reduce_max(tf.concat([candidate_owner, [-1]], axis=0)) + 1
     by_owner = tf.cast(tf.argsort(candidate_owner, stable=True), tf.int32)
     sizes = tf.math.bincount(candidate_owner, minlength=users)
     offsets = tf.math.cumsum(sizes, exclusive=True)

@@ -149,8 +149,8 @@ class GUIM(tfrs.Model):
         users_of_all = tf.shape(inputs["as_of"])[0]
         share = my_share(users_of_all)
         if not self.loss_config.across_replicas:
-            inputs = share.of_batch(inputs)
-            share = Share(tf.zeros([], tf.int32), tf.shape(inputs["as_of"])[0])
+            inputs = share.or_all(users_of_all).of_batch(inputs)
+            share = Share(tf.zeros([], tf.int32), share.last - share.first)
         history, targets = inputs["history"], inputs["targets"]
         in_history = present_events(history)
         seeds = self._seeds(training)

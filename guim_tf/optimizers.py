@@ -83,6 +83,8 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
         if getattr(self, "_built", False):
             return
         self._built = True
+        # Steps that the moments have seen before the first of this optimiser: see `warm_start`.
+        self.steps_before = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps_before")
         self._state = []
         for variable in var_list:
             if self.table_slots == "row" and _is_table(variable):
@@ -95,6 +97,13 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
     def state_of(self, variable: tf.Variable) -> list[tf.Variable]:
         """What is kept of a variable between steps; of a table it may be one number a row."""
         return self._state[self._index_dict[self._var_key(variable)]]
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        """By the norm of what moves the variables: rows that are named twice are summed first."""
+        return super()._clip_gradients(super()._deduplicate_sparse_grad(grads))
+
+    def _deduplicate_sparse_grad(self, grads: list[Any]) -> list[Any]:
+        return grads  # `_clip_gradients` has done it
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """One variable by its gradient, in which a row is named once."""
@@ -110,7 +119,7 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
 
     def _correction(self) -> tf.Tensor:
         """What the moments lack in the first steps (Kingma and Ba, 2015, section 2)."""
-        step = tf.cast(self.iterations + 1, tf.float32)
+        step = tf.cast(self.steps_before + self.iterations + 1, tf.float32)
         return tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
 
     def _adam(

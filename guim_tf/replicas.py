@@ -24,6 +24,11 @@ class Share(NamedTuple):
             return {name: self.rows(value) for name, value in x.items()}
         return x[self.first : self.last]
 
+    def or_all(self, users: tf.Tensor) -> "Share":
+        """This share, or where it has no user that of all: a softmax needs a candidate."""
+        empty = self.first == self.last
+        return Share(tf.where(empty, 0, self.first), tf.where(empty, users, self.last))
+
     def of_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `load_dataset` with these users alone."""
         return {

@@ -47,6 +47,8 @@ def prepare_run(
 ) -> None:
     """Makes the run folder, or checks that an existing one is of the same making."""
     base = json.dumps({"run": str(init_from.resolve()) if init_from else None}) + "\n"
+    if init_from and init_from.resolve() == run.resolve():
+        raise ConfigError(f"{run} can't begin with itself. Choose another run folder.")
     if config.model.actions and not schema.actions:
         raise ConfigError(
             f"ModelConfig.actions is true, and {dataset} has no action types. Name the column "
@@ -208,6 +210,8 @@ class RunState(keras.callbacks.Callback):
         self.seconds = tf.Variable(0.0, dtype=tf.float64)  # in this epoch, before this session
         self.best = tf.Variable(float("-inf"))
         self.best_epoch = tf.Variable(0, dtype=tf.int64)
+        self._metrics = [variable for metric in model.metrics for variable in metric.variables]
+        self.means = tf.Variable(tf.zeros([len(self._metrics)]))  # of an epoch that was begun
         checkpoint = tf.train.Checkpoint(
             weights=_weights(model),
             optimizer=model.optimizer,
@@ -216,17 +220,13 @@ class RunState(keras.callbacks.Callback):
             seconds=self.seconds,
             best=self.best,
             best_epoch=self.best_epoch,
-            **self._more(model),
+            means=self.means,
         )
         best = _weights(model)
         for each in (checkpoint, best):
             _ = each.save_counter  # is made now; in `fit` it would be a variable of all workers
         self._last = tf.train.CheckpointManager(checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
         self._best = tf.train.CheckpointManager(best, str(run / BEST), max_to_keep=1)
-
-    def _more(self, model: GUIM) -> dict[str, Any]:
-        """What else is in the checkpoint, by name."""
-        return {}
 
     @property
     def stopped(self) -> bool:
@@ -312,26 +312,17 @@ class SteppedRunState(RunState):
         keep_means: bool,
         **options: Any,
     ) -> None:
-        self._means = [x for metric in model.metrics for x in metric.variables if keep_means]
-        self._kept: list[np.ndarray] = []
+        super().__init__(run, model, **options)
+        self._keep_means = keep_means
         self._save_seconds = 60 * save_minutes
         self._saved = time.monotonic()
-        super().__init__(run, model, **options)
-
-    def _more(self, model: GUIM) -> dict[str, Any]:
-        return {"means": self._means}
-
-    def resume(self) -> bool:
-        found = super().resume()
-        if int(self.step):
-            self._kept = [variable.numpy() for variable in self._means]
-        return found
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        for variable, value in zip(self._means, self._kept, strict=False):
-            variable.assign(value)
-        self._kept = []
+        if self._keep_means:
+            for variable, value in zip(self._metrics, self.means.numpy(), strict=True):
+                variable.assign(value)
+            self.means.assign(tf.zeros_like(self.means))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step.assign_add(1)
@@ -345,8 +336,11 @@ class SteppedRunState(RunState):
         require_finite(self.model)
         before = float(self.seconds)
         self.seconds.assign(self._seconds())
+        if self._keep_means:
+            self.means.assign([float(variable) for variable in self._metrics])
         self._write(self._last, self.done)
         self.seconds.assign(before)
+        self.means.assign(tf.zeros_like(self.means))
 
     def _write(self, manager: tf.train.CheckpointManager, number: int) -> None:
         super()._write(manager, number)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import zlib
 from typing import Any
 
 from guim_tf.cluster import Cluster, ClusterError, serves
@@ -22,6 +23,7 @@ from guim_tf.interrupt import Interruptible, Terminated
 from guim_tf.keras_compat import keras
 from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
+    CONFIG_FILE,
     RESULT_FILE,
     RunState,
     SteppedRunState,
@@ -34,9 +36,9 @@ from guim_tf.runs import (
 )
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
-from guim_tf.strict_json import ConfigError
+from guim_tf.strict_json import ConfigError, to_json
 from guim_tf.validation import Validation
-from guim_tf.warm_start import warm_start
+from guim_tf.warm_start import require_alike, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +103,43 @@ def train(
             "--init-from works with workers in step or one process: with parameter servers tables "
             "may be in pieces. Take the servers out of TF_CONFIG."
         )
-    run = pathlib.Path(run)
-    schema = Schema.load(dataset)
     base = None if init_from is None else pathlib.Path(init_from)
-    if cluster.chief:
-        prepare_run(run, pathlib.Path(dataset), schema, config, init_from=base, restart=restart)
     with cluster.together():
-        cluster.all_have(0)  # the folder is there
+        return _train(
+            cluster,
+            pathlib.Path(dataset),
+            pathlib.Path(run),
+            config,
+            base,
+            restart,
+            save_minutes,
+            progress,
+        )
+
+
+def _train(
+    cluster: Cluster,
+    dataset: pathlib.Path,
+    run: pathlib.Path,
+    config: Config,
+    base: pathlib.Path | None,
+    restart: bool,
+    save_minutes: float,
+    progress: bool,
+) -> TrainResult:
+    schema = Schema.load(dataset)
+    if base:
+        require_alike(config, schema, base)
+    if cluster.chief:
+        prepare_run(run, dataset, schema, config, init_from=base, restart=restart)
+    asked = to_json(config) + schema.to_json() + str(base)
+    if not cluster.all_have(zlib.crc32(asked.encode())):
+        raise ClusterError(
+            "the workers were started with different configurations, data sets or --init-from. "
+            "Start all with the same command."
+        )
+    if not (run / CONFIG_FILE).is_file():
+        raise ClusterError(f"{run} is not the folder that the chief has made: all must see it.")
     result_file = run / RESULT_FILE
     if result_file.is_file():
         return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
@@ -144,17 +176,16 @@ def train(
         if cluster.chief:
             for name, change in changes.items():
                 print(f"{name}: {change}.", file=sys.stderr)
-    with cluster.together():
-        if not cluster.all_have(state.done):
-            raise ClusterError(
-                f"the workers found different states in {run}: it must be one folder that all of "
-                "them see. Restart them together."
-            )
+    if not cluster.all_have(state.done):
+        raise ClusterError(
+            f"the workers found different states in {run}: it must be one folder that all of "
+            "them see. Restart them together."
+        )
     if not steps:
         state.keep_untrained()
     validation = Validation(dataset, training_cutoff(schema, config.window), config.window)
     fit = Fit(dataset, schema, config, model, state, validation, cluster, batch_size, progress)
-    with whole_shards(dataset, schema), cluster.together():
+    with whole_shards(dataset, schema), cluster.together():  # what it says comes first
         if isinstance(state, SteppedRunState):
             with Interruptible(before=state.save) as interruptible:
                 fit.in_step(interruptible)
@@ -175,8 +206,7 @@ def train(
             **_weights(run, config.retrieval, validation),
         )
         write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
-    with cluster.together():
-        cluster.all_have(0)  # the result is there
+    cluster.all_have(0)  # the result is there
     return TrainResult(**json.loads(result_file.read_text(encoding="utf-8")))
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.config import ModelConfig
+from guim_tf.config import Config
 from guim_tf.layers.table import fill_rows
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
-from guim_tf.runs import load_optimizer, load_run
+from guim_tf.runs import RESULT_FILE, load_config, load_optimizer, load_run
 from guim_tf.schema import Schema, read_vocabulary
 from guim_tf.strict_json import ConfigError
 
@@ -46,6 +46,35 @@ class Change:
         return f"{self.kept:,} kept, {self.new:,} new, {self.retired:,} retired"
 
 
+def require_alike(config: Config, schema: Schema, base: pathlib.Path) -> None:
+    """Refuses a run that can't be carried on with a configuration and a data set.
+
+    Raises:
+      ConfigError: it is no finished run, of another network or state, or of words that are divided
+        in another way; all of it is named.
+    """
+    old_config, old = load_config(base), Schema.load(base)
+    if not (base / RESULT_FILE).is_file():
+        raise ConfigError(
+            f"the training of {base} has not ended. The `guim train` command that began it ends it."
+        )
+    a, b = _compared(config, schema), _compared(old_config, old)
+    differences = [f"{name} is {a[name]!r} and was {b[name]!r}" for name in a if a[name] != b[name]]
+    if differences:
+        raise ConfigError(
+            f"{base} can't be carried on: {'; '.join(differences)}. Leave that as it was, or train "
+            "from zero, without --init-from."
+        )
+
+
+def _compared(config: Config, schema: Schema) -> dict[str, Any]:
+    found = {f"model.{name}": value for name, value in dataclasses.asdict(config.model).items()}
+    found["training.table_slots"] = config.training.table_slots
+    for name in ("tokenizer", "word_hash_rows", "max_title_tokens"):
+        found[name] = getattr(schema, name)
+    return found
+
+
 def warm_start(
     model: GUIM, run: pathlib.Path, schema: Schema, base: pathlib.Path
 ) -> dict[str, Change]:
@@ -58,18 +87,16 @@ def warm_start(
       model: freshly made, with an optimiser that has its variables.
       run: the model's run folder, for its vocabularies.
       schema: of that run.
-      base: the other run.
+      base: the other run, that `require_alike` has accepted.
 
     Returns:
       What became of each vocabulary.
 
     Raises:
-      ConfigError: the other run is of another network, of words divided in another way, or not
-        trained.
+      ConfigError: the other run is not trained.
       RunError: its checkpoint can't be read.
     """
     old, old_config, old_schema = load_run(base)
-    _require_alike(model.model_config, old_config.model, schema, old_schema, base)
     old_optimizer = load_optimizer(base, old, old_config.training)
     rows = _rows(model, run, schema, base, old_schema)
     for new_variable, old_variable in zip(
@@ -89,23 +116,8 @@ def warm_start(
             _fill(new_variable, old_variable, of_table.source)
             for state, old_state in states:
                 _fill(state, old_state, of_table.source, where=of_table.known)
+    model.optimizer.steps_before.assign(old_optimizer.steps_before + old_optimizer.iterations)
     return {name: _change(run / file, base / file) for name, file in names.VOCABULARY_FILES.items()}
-
-
-def _require_alike(
-    model: ModelConfig, old_model: ModelConfig, schema: Schema, old: Schema, base: pathlib.Path
-) -> None:
-    """Raises `ConfigError` naming what two networks or their words differ in."""
-    a = {f"model.{name}": value for name, value in dataclasses.asdict(model).items()}
-    b = {f"model.{name}": value for name, value in dataclasses.asdict(old_model).items()}
-    for name in ("tokenizer", "word_hash_rows"):
-        a[name], b[name] = getattr(schema, name), getattr(old, name)
-    differences = [f"{name} is {a[name]!r} and was {b[name]!r}" for name in a if a[name] != b[name]]
-    if differences:
-        raise ConfigError(
-            f"{base} can't be carried on: {'; '.join(differences)}. Leave that as it was, or train "
-            "from zero, without --init-from."
-        )
 
 
 def _rows(

@@ -130,7 +130,7 @@ def compare(
         item_cosine=float((items[PREVIOUS] * items[CURRENT]).sum(axis=1)[bought].mean()),
         recall=recall,
         accuracy=accuracy,
-        kept={name: of[MIXED] / of[PREVIOUS] for name, of in both.items() if of},
+        kept={name: of[MIXED] / of[PREVIOUS] for name, of in both.items() if of and of[PREVIOUS]},
     )
 
 

@@ -35,8 +35,8 @@ def start(shop_dataset, tmp_path):
     """Starts `guim train` as a task of a cluster; whatever still runs at the end is killed."""
     started = []
 
-    def start(cluster, kind, index, config, *, run="run", save_minutes=0.0):
-        file = tmp_path / "config.json"
+    def start(cluster, kind, index, config, *, run="run", save_minutes=0.0, name="config.json"):
+        file = tmp_path / name
         file.write_text(to_json(config))
         task = {"cluster": cluster, "task": {"type": kind, "index": index}}
         started.append(
@@ -122,6 +122,18 @@ def test_a_killed_worker_ends_all_and_all_resume_as_if_it_had_lived(start, confi
     )
     for mine, expected in pairs:
         np.testing.assert_array_equal(mine, expected, err_msg=mine.name)
+
+
+def test_workers_that_were_started_differently_refuse_to_train(start, config):
+    cluster = {"worker": addresses(2)}
+    workers = []
+    for index, rate in enumerate(("0.001", "0.002")):
+        other = configure(config, [f"training.learning_rate={rate}"])
+        workers.append(start(cluster, "worker", index, other, name=f"config-{index}.json"))
+    for worker in workers:
+        errors = worker.communicate(timeout=120)[1]
+        assert worker.returncode != 0
+        assert "Start all with the same command" in errors or "Start all processes again" in errors
 
 
 def test_parameter_servers_train_and_what_they_trained_is_loaded(start, config, tmp_path):

@@ -145,3 +145,16 @@ def test_the_optimizer_comes_back_from_its_configuration():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
     assert again.table_rate == 7.0
+
+
+def test_the_norm_that_is_clipped_is_that_of_the_summed_rows():
+    """A row named twice moves once, by the sum: 3 + 3, not the root of 9 + 9."""
+    optimizer = RowwiseAdamW(
+        1.0, weight_decay=0.0, clip_norm=1.0, table_rate=1.0, table_slots="row"
+    )
+    twice = tf.IndexedSlices(tf.constant([[3.0], [3.0]]), tf.constant([1, 1]), tf.constant([4, 1]))
+    dense = tf.constant([8.0])
+    table, kernel = optimizer._deduplicate_sparse_grad(optimizer._clip_gradients([twice, dense]))
+    np.testing.assert_array_equal(table.indices, [1])
+    np.testing.assert_allclose(table.values, [[0.6]], rtol=1e-6)
+    np.testing.assert_allclose(kernel, [0.8], rtol=1e-6)

@@ -106,3 +106,16 @@ def test_a_share_leaves_what_is_nobodys(batch):
     assert found["history"]["item_index"].shape[0] == 2
     assert found["negatives"]["item_key"].shape == [9]
     np.testing.assert_array_equal(found["targets"]["item_key"], batch["targets"]["item_key"][1:3])
+
+
+@pytest.mark.parametrize("negatives", [None, 1])
+@pytest.mark.parametrize("across", [True, False])
+def test_a_replica_without_users_has_nothing_to_learn(batch, as_replica, negatives, across):
+    """As the first of two where a batch has one user."""
+    loss = dataclasses.replace(LOSS, across_replicas=across, negatives_per_user=negatives)
+    model = GUIM(TableRows(32, 7, 25), model=SIZES, loss=loss)
+    one = Share(tf.constant(0), tf.constant(1)).of_batch(batch)
+    as_replica(0, 2)
+    value, found = gradients(model, one)
+    assert value == 0
+    assert all(np.all(gradient == 0) for gradient in found)

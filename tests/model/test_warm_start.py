@@ -1,7 +1,7 @@
 """A model that is carried on: its vectors at the start, what it learns in a day, and refusals."""
 
-import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -199,14 +199,62 @@ def test_a_day_without_purchases_keeps_the_vectors(
     assert again == result
 
 
-def test_what_does_not_fit_is_refused(yesterday, base, config, tmp_path):
-    other = dataclasses.replace(config, model=dataclasses.replace(config.model, layers=2))
-    with pytest.raises(ConfigError, match=r"model\.layers is 2 and was 1"):
-        train(dataset=yesterday, run=tmp_path / "a", config=other, init_from=base)
-    with pytest.raises(ConfigError, match="holds no trained weights"):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.layers=2", r"model\.layers is 2 and was 1"),
+        ("training.table_slots=full", r"training\.table_slots is 'full' and was 'row'"),
+    ],
+)
+def test_another_network_or_state_is_refused_before_a_folder_is_made(
+    yesterday, base, config, tmp_path, setting, message
+):
+    with pytest.raises(ConfigError, match=message):
+        train(
+            dataset=yesterday,
+            run=tmp_path / "run",
+            config=configure(config, [setting]),
+            init_from=base,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_finished_run_is_refused(yesterday, base, config, tmp_path):
+    with pytest.raises(ConfigError, match="is no run folder"):
         train(dataset=yesterday, run=tmp_path / "b", config=config, init_from=tmp_path / "no")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(base, unfinished, ignore=shutil.ignore_patterns(runs.RESULT_FILE))
+    with pytest.raises(ConfigError, match="has not ended"):
+        train(dataset=yesterday, run=tmp_path / "b", config=config, init_from=unfinished)
     with pytest.raises(ConfigError, match="began with other weights"):
-        train(dataset=yesterday, run=base, config=config, init_from=tmp_path / "a")
+        train(dataset=yesterday, run=base, config=config, init_from=_copy(base, tmp_path / "c"))
+
+
+def _copy(run, to):
+    return shutil.copytree(run, to)
+
+
+def test_a_run_is_not_thrown_away_to_begin_with_itself(yesterday, base, config, tmp_path):
+    run = _copy(base, tmp_path / "run")
+    with pytest.raises(ConfigError, match="can't begin with itself"):
+        train(dataset=yesterday, run=run, config=config, init_from=run, restart=True)
+    assert (run / runs.RESULT_FILE).is_file()
+
+
+def test_moments_are_corrected_for_the_steps_that_they_have_seen(yesterday, base, tmp_path, config):
+    """Adam's correction is for moments that began as zeros; these did so some steps ago."""
+    model, _, _ = carried(yesterday, base, tmp_path, config)
+    steps = json.loads((base / runs.RESULT_FILE).read_text())["steps"]
+    assert int(model.optimizer.steps_before) == steps
+    assert int(model.optimizer.iterations) == 0, "schedules begin anew"
+    expected = np.sqrt(1 - 0.999 ** (steps + 1)) / (1 - 0.9 ** (steps + 1))
+    assert float(model.optimizer._correction()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_update_of_an_update_learns_as_that_one_did():
+    update = Config.tuned().update()
+    assert update.training.learning_rate < Config.tuned().training.learning_rate
+    assert update.update() == update
 
 
 def test_the_command_takes_the_configuration_of_the_run_that_it_begins_with(
