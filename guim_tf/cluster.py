@@ -59,10 +59,10 @@ class Cluster:
                 ),
             )
             return cls(strategy, asynchronous=True)
-        if sum(len(tasks.get(name, [])) for name in (_CHIEFS, _WORKERS)) < 2:
+        workers = sum(len(tasks.get(name, [])) for name in (_CHIEFS, _WORKERS))
+        if workers < 2:
             return cls(tf.distribute.get_strategy())
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        workers = sum(len(tasks.get(name, [])) for name in (_CHIEFS, _WORKERS))
         if strategy.num_replicas_in_sync != workers:
             raise ConfigError(
                 f"{workers} workers have {strategy.num_replicas_in_sync} replicas; expected one "

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from guim_tf.config import LossConfig, ModelConfig, configure
-from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM, TableRows
 from guim_tf.recompute import encode_in_parts
 from guim_tf.runs import read_history
@@ -133,4 +132,3 @@ def test_a_run_in_parts_learns_what_a_whole_one_does(shop_dataset, small_config,
     for key in ("loss", "matching_loss", "mlm_loss"):
         assert four[key] == pytest.approx(one[key], rel=5e-3), key
     assert json.loads((tmp_path / "4" / "config.json").read_text())["training"]["parts"] == 4
-    keras.backend.clear_session()

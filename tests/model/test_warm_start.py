@@ -129,7 +129,7 @@ def test_known_rows_keep_the_optimisers_state_and_new_ones_have_none(
 
 
 def test_a_day_is_learned_from_its_own_purchases_alone(today, base, config, tmp_path):
-    """The cut-off of each user lies in the last day; items first sold then move, others stay."""
+    """The cut-off of each user lies in the last day, and users without a purchase there are out."""
     schema, window = Schema.load(today), config.update().window
     moments = [batch["as_of"].numpy() for batch in load_dataset(today, window=window, batch_size=2)]
     assert moments
