@@ -1,9 +1,10 @@
 """SavedModel folders, `<models>/<name>/<version>`: written whole or not at all, and found again.
 
-Each carries in `assets.extra/` the schema, the configuration and warm-up requests in TF Serving's
-form.
+Each carries in `assets.extra/` the schema, the configuration, warm-up requests in TF Serving's form
+and a list of its files.
 """
 
+import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from guim_tf.config import Config
-from guim_tf.schema import Schema
+from guim_tf.schema import MANIFEST_FILE, Schema
 from guim_tf.strict_json import to_json
 
 EXTRA = "assets.extra"
@@ -95,7 +96,19 @@ def save(
     with tf.io.TFRecordWriter(str(extra / WARMUP_FILE)) as writer:
         for signature, inputs in warmup.items():
             writer.write(_warmup_record(name, signature, inputs))
+    _write_manifest(unfinished)
     return unfinished.rename(base / str(version))
+
+
+def _write_manifest(folder: pathlib.Path) -> None:
+    """Lists the files, so that a server can tell a whole copy of the folder from half of one."""
+    files = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    text = json.dumps({"files": files}, indent=1)
+    (folder / EXTRA / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
 def _warmup_record(name: str, signature: str, inputs: Mapping[str, tf.Tensor]) -> bytes:

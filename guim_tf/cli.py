@@ -15,7 +15,7 @@ COMMANDS = {
     "embed-items": ("beam_pipelines.embed:main_items", "vectors of a catalogue, with Beam"),
     "embed-users": ("beam_pipelines.embed:main_users", "vectors of all users, with Beam"),
     "index": ("guim_tf.retrieval:main", "build the retrieval models"),
-    "serve": ("serving.server:main", "serve SavedModels over gRPC as TF Serving does"),
+    "serve": ("serving.command:main", "serve SavedModels as TF Serving does"),
     "recommend": ("serving.client:main", "ask a server what a user may want next"),
     "evaluate": ("guim_tf.evaluation:main", "score vectors and baselines, write a report"),
     "compatibility": (

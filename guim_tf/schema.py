@@ -35,6 +35,7 @@ FIRST_ROW = 2
 
 # Layout of a data set folder.
 SCHEMA_FILE = "schema.json"
+MANIFEST_FILE = "manifest.json"  # of an exported model: each file and its size
 COUNTERS_FILE = "counters.json"
 ITEMS_FILE = "items.parquet"
 LABELS_FILE = "labels.parquet"

@@ -1,25 +1,41 @@
-"""Which versions of which models there are, and in which state: the table behind the services.
+"""Which versions of which models there are, in which state, and how one takes another's place.
 
-The table is replaced as a whole, never changed in place, so a request reads it without a lock and
-keeps the servable it found for as long as it runs.
+A new version is loaded and warmed up beside the one that serves; only then does it take over, and
+the old one goes when its last request is answered. A version that can't be loaded, or that clients
+of the served one could not go on with, ends with a reason and changes nothing.
+
+The table of states is replaced as a whole, never changed in place, so a request reads it without a
+lock and keeps the servable it found for as long as it runs.
 """
 
+import collections
 import dataclasses
+import gc
 import logging
 import pathlib
 import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
 
 import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2
 
 from serving import servable as servable_lib
+from serving.metrics import Metrics
+from serving.model_config import Latest, ModelConfig
+from serving.versions import Listing, find_versions, list_files, what_is_missing
 
 _log = logging.getLogger(__name__)
 
+START = get_model_status_pb2.ModelVersionStatus.START
 LOADING = get_model_status_pb2.ModelVersionStatus.LOADING
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+UNLOADING = get_model_status_pb2.ModelVersionStatus.UNLOADING
 END = get_model_status_pb2.ModelVersionStatus.END
+
+_Key = tuple[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +44,12 @@ class VersionState:
 
     Attributes:
       name, version: which one.
-      state: LOADING, AVAILABLE or END.
+      state: START (seen, not whole yet), LOADING, AVAILABLE, UNLOADING (its last requests run) or
+        END.
       servable: the loaded model; only when AVAILABLE.
       code: why it ended, as a number of `tensorflow.error.Code`; 0 where nothing went wrong.
       details: the same in words.
+      listing: the files that could not be loaded; they are tried again once they change.
     """
 
     name: str
@@ -40,36 +58,70 @@ class VersionState:
     servable: servable_lib.Servable | None = None
     code: int = 0
     details: str = ""
+    listing: Listing = ()
 
 
 class ServableManager:
-    """Maps (name, version) to servables."""
+    """Maps (name, version) to servables and keeps them as the configuration and the disk say.
 
-    def __init__(self) -> None:
+    Args:
+      metrics: where loads are counted.
+      settle_seconds: how long a version without a manifest must have been left alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics | None = None,
+        settle_seconds: float = 1.0,
+    ) -> None:
+        self._metrics = metrics or Metrics()
+        self._settle_seconds = settle_seconds
+        self._updating = threading.Lock()
         self._lock = threading.Lock()
-        self._states: dict[tuple[str, int], VersionState] = {}
+        self._states: dict[_Key, VersionState] = {}
+        self._configs: tuple[ModelConfig, ...] = ()
+        self._labels: dict[tuple[str, str], int] = {}
+        self._unreadable: set[str] = set()
+        self._gone: collections.deque[_Key] = collections.deque()  # filled by finalizers
 
-    def load(self, *, name: str, version: int, path: str | pathlib.Path) -> VersionState:
-        """Loads a version; one that can't be loaded ends with an error status, it doesn't raise."""
-        self._put(VersionState(name, version, LOADING))
-        try:
-            servable = servable_lib.load(name=name, version=version, path=path)
-        except Exception as e:  # whatever is wrong with one model, the others go on serving
-            _log.error("%s version %d can't be served: %s", name, version, e)
-            return self._put(VersionState(name, version, END, code=_code(e), details=str(e)))
-        return self._put(VersionState(name, version, AVAILABLE, servable))
+    def configure(self, configs: Sequence[ModelConfig]) -> None:
+        """Serves these models from now on, and no others; loads what is new before it returns."""
+        with self._updating:
+            self._configs = tuple(configs)
+            self._labels = {
+                (c.name, label): version for c in configs for label, version in c.labels.items()
+            }
+            # What could not be loaded before deserves another try.
+            for state in self.states():
+                if state.state == END and state.code:
+                    self._drop(state)
+            self._update()
 
-    def _put(self, state: VersionState) -> VersionState:
-        with self._lock:
-            self._states = {**self._states, (state.name, state.version): state}
-        return state
+    def update(self) -> None:
+        """Looks at the disk: loads new versions, then retires those that are not wanted any more.
 
-    def get(self, name: str, version: int | None = None) -> servable_lib.Servable:
+        Takes as long as loading takes; requests are answered meanwhile.
+        """
+        with self._updating:
+            self._update()
+
+    def unsettled(self) -> bool:
+        """Whether a version was seen that may be whole at the next look."""
+        return any(state.state == START for state in self.states())
+
+    def get(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> servable_lib.Servable:
         """The servable of a request; the latest available version where none is asked for.
 
         Raises:
-          servable.RequestError: NOT_FOUND.
+          servable.RequestError: NOT_FOUND; INVALID_ARGUMENT for a label that is not assigned.
         """
+        if label is not None:
+            version = self._labels.get((name, label))
+            if version is None:
+                raise servable_lib.invalid(f"Unrecognized servable version label: {label}")
         for state in reversed(self.states(name)):
             if state.servable is not None and version in (None, state.version):
                 return state.servable
@@ -80,7 +132,151 @@ class ServableManager:
 
     def states(self, name: str | None = None) -> tuple[VersionState, ...]:
         """Every known version, of one model or of all, by name and ascending version."""
+        self._note_gone()
         return tuple(state for key, state in sorted(self._states.items()) if name in (None, key[0]))
+
+    def _update(self) -> None:
+        for config in self._configs:
+            try:
+                found = find_versions(config.base_path)
+            except OSError as e:
+                self._complain(config.name, f"{config.base_path} can't be read: {e}")
+                continue
+            if not found:
+                self._complain(
+                    config.name,
+                    f"No versions of servable {config.name} found under base path "
+                    f"{config.base_path}",
+                )
+                if not config.base_path.exists():
+                    continue  # a disk that is away for a moment takes no model with it
+            else:
+                self._unreadable.discard(config.name)
+            wanted = config.wanted(found)
+            for version in wanted:
+                self._consider(config, version)
+            available = {s.version for s in self.states(config.name) if s.servable}
+            if available & set(wanted) or not wanted:
+                self._retire(config.name, available - set(wanted))
+            self._forget(config.name, set(found))
+        names = {config.name for config in self._configs}
+        for name in {state.name for state in self.states()} - names:
+            self._retire(name, {s.version for s in self.states(name) if s.servable})
+
+    def _complain(self, name: str, text: str) -> None:
+        """Logs once, until it is well again."""
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            _log.warning(text)
+
+    def _consider(self, config: ModelConfig, version: int) -> None:
+        """Loads a version unless it is loaded, is not whole yet, or failed as it lies there."""
+        known = self._states.get((config.name, version))
+        if known is not None and known.servable is not None:
+            return
+        path = config.base_path / str(version)
+        try:
+            listing = list_files(path)
+            if known is not None and known.state == END and known.listing == listing:
+                return
+            missing = what_is_missing(path, listing, settle_seconds=self._settle_seconds)
+        except OSError as e:
+            listing, missing = (), f"{path} can't be read: {e}"
+        if missing is not None:
+            if known is None or known.details != missing:
+                about = {"model": config.name, "version": version}
+                _log.info("%s version %d waits: %s", config.name, version, missing, extra=about)
+            self._put(VersionState(config.name, version, START, details=missing))
+            return
+        self._load(config, version, path, listing)
+
+    def _load(
+        self, config: ModelConfig, version: int, path: pathlib.Path, listing: Listing
+    ) -> None:
+        name = config.name
+        self._put(VersionState(name, version, LOADING))
+        about = {"model": name, "version": version}
+        _log.info("loading %s version %d from %s", name, version, path, extra=about)
+        start = time.monotonic()
+        try:
+            servable = servable_lib.load(name=name, version=version, path=path)
+            if isinstance(config.policy, Latest):
+                self._require_same_contract(servable)
+        except Exception as e:  # whatever is wrong with one model, the others go on serving
+            _log.error("%s version %d can't be served: %s", name, version, e, extra=about)
+            self._metrics.load(str(path), status="failure", seconds=time.monotonic() - start)
+            self._put(
+                VersionState(name, version, END, code=_code(e), details=str(e), listing=listing)
+            )
+            return
+        seconds = time.monotonic() - start
+        self._metrics.load(str(path), status="success", seconds=seconds)
+        weakref.finalize(servable, self._gone.append, (name, version))
+        self._put(VersionState(name, version, AVAILABLE, servable))
+        _log.info(
+            "%s version %d is available after %.1f s, %d warm-up requests, signatures: %s",
+            name,
+            version,
+            seconds,
+            servable.warmup_requests,
+            ", ".join(sorted(servable.functions)),
+            extra=about,
+        )
+
+    def _require_same_contract(self, new: servable_lib.Servable) -> None:
+        """A version takes over from another unasked: their clients must not notice.
+
+        Raises:
+          servable.LoadError: the new one answers otherwise.
+        """
+        served = [s.servable for s in self.states(new.name) if s.servable is not None]
+        if not served:
+            return
+        breaks = servable_lib.what_breaks(served[-1], new)
+        if breaks is not None:
+            raise servable_lib.LoadError(
+                f"{new.path} does not answer as version {served[-1].version}, which is served: "
+                f"{breaks}. Serve it under another model name, or name it in a specific version "
+                "policy."
+            )
+
+    def _retire(self, name: str, versions: Iterable[int]) -> None:
+        retired = [self._states[name, version] for version in sorted(versions)]
+        for state in retired:
+            about = {"model": name, "version": state.version}
+            _log.info("%s version %d is unloaded when idle", name, state.version, extra=about)
+            self._put(VersionState(name, state.version, UNLOADING))
+        if retired:
+            del retired, state
+            gc.collect()  # loaded graphs are cycles of Python objects
+
+    def _forget(self, name: str, found: set[int]) -> None:
+        """Drops what ended and is no longer on disk, so that the table does not grow for ever."""
+        for state in self.states(name):
+            if state.state in (START, END) and state.version not in found:
+                self._drop(state)
+
+    def _put(self, state: VersionState) -> None:
+        with self._lock:
+            self._states = {**self._states, (state.name, state.version): state}
+
+    def _drop(self, state: VersionState) -> None:
+        with self._lock:
+            key = (state.name, state.version)
+            self._states = {k: s for k, s in self._states.items() if k != key}
+
+    def _note_gone(self) -> None:
+        """Servables that nothing refers to any more have ended."""
+        while self._gone:
+            try:
+                name, version = self._gone.popleft()
+            except IndexError:  # another thread took it
+                return
+            state = self._states.get((name, version))
+            if state is not None and state.state == UNLOADING:
+                about = {"model": name, "version": version}
+                _log.info("%s version %d is unloaded", name, version, extra=about)
+                self._put(VersionState(name, version, END))
 
 
 def _code(error: Exception) -> int:

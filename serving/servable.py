@@ -7,10 +7,11 @@ import dataclasses
 import importlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
+import numpy as np
 import tensorflow as tf
 from google.protobuf import message
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
@@ -19,10 +20,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from guim_tf import schema
 from serving import tensors
+from serving.versions import EXTRA_FOLDER
 
 DEFAULT_SIGNATURE = "serving_default"
 GRAPH_FILE = "saved_model.pb"
-EXTRA_FOLDER = "assets.extra"
 WARMUP_FILE = "tf_serving_warmup_requests"
 MAX_WARMUP_RECORDS = 1000  # TF Serving's limit
 
@@ -49,7 +50,7 @@ def invalid(details: str) -> RequestError:
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Servable:
     """A loaded version. Safe to run from many threads.
 
@@ -59,6 +60,8 @@ class Servable:
       path: the folder it came from.
       signature_defs: every signature as `saved_model.pb` has it.
       functions: what to call for each signature: tensors by name in, tensors by name out.
+      row_by_row: whether it is a model of this project, whose signatures answer each row of their
+        inputs by itself and take histories filled up with empty events.
       warmup_requests: how many recorded requests were replayed.
     """
 
@@ -67,21 +70,26 @@ class Servable:
     path: pathlib.Path
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
     functions: Mapping[str, Callable[..., Mapping[str, tf.Tensor]]]
+    row_by_row: bool = False
     warmup_requests: int = 0
     _loaded: Any = dataclasses.field(default=None, repr=False)  # owns the variables and tables
 
 
-def find_versions(folder: str | pathlib.Path) -> tuple[int, ...]:
-    """Version numbers of a model folder, ascending: its subfolders whose name is a number."""
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(int(f.name) for f in folder.iterdir() if f.is_dir() and _is_number(f.name)))
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A request that was found to fit its signature.
 
+    Attributes:
+      servable: the model.
+      signature_name: which of its signatures.
+      inputs: arrays by name.
+      wanted: names of the outputs.
+    """
 
-def _is_number(name: str) -> bool:
-    """Whether a folder is a version; `007` is not, so that each version has one folder."""
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
+    servable: Servable
+    signature_name: str
+    inputs: Mapping[str, np.ndarray]
+    wanted: Sequence[str]
 
 
 def register_ops() -> None:
@@ -125,7 +133,8 @@ def load(*, name: str, version: int, path: str | pathlib.Path) -> Servable:
     """
     path = pathlib.Path(path)
     signature_defs = read_signatures(path)
-    if (path / EXTRA_FOLDER / schema.SCHEMA_FILE).is_file():
+    ours = (path / EXTRA_FOLDER / schema.SCHEMA_FILE).is_file()
+    if ours:
         schema.Schema.load(path / EXTRA_FOLDER)  # a schema of another build is refused here
     register_ops()
     loaded = tf.saved_model.load(str(path), tags=[_SERVE_TAG])
@@ -135,6 +144,7 @@ def load(*, name: str, version: int, path: str | pathlib.Path) -> Servable:
         path=path,
         signature_defs=signature_defs,
         functions=dict(loaded.signatures),
+        row_by_row=ours,
         _loaded=loaded,
     )
     return dataclasses.replace(servable, warmup_requests=replay_warmup(servable))
@@ -157,19 +167,20 @@ def replay_warmup(servable: Servable) -> int:
             if count > MAX_WARMUP_RECORDS:
                 raise LoadError(f"{file} holds more than {MAX_WARMUP_RECORDS} requests.")
             request = log.predict_log.request
-            predict(servable, request.model_spec.signature_name, request.inputs)
+            call = prepare(servable, request.model_spec.signature_name, request.inputs)
+            run(servable, call.signature_name, call.inputs)
     except (tf.errors.DataLossError, message.DecodeError) as e:
         raise LoadError(f"{file} is damaged: {e}. Export the model again.") from e
     return count
 
 
-def predict(
+def prepare(
     servable: Servable,
     signature_name: str,
     inputs: Mapping[str, tensor_pb2.TensorProto],
     output_filter: Iterable[str] = (),
-) -> dict[str, tf.Tensor]:
-    """Runs a signature on the tensors of a message.
+) -> Call:
+    """Holds a request against the signature and unpacks its tensors.
 
     Args:
       servable: the model.
@@ -179,20 +190,70 @@ def predict(
 
     Raises:
       RequestError: with TF Serving's status for what is wrong with the request.
-      tensorflow.errors.OpError: the graph itself refused.
     """
     signature_name = signature_name or DEFAULT_SIGNATURE
     signature = _signature(servable, signature_name)
     _check_names(signature, inputs)
     wanted = _check_outputs(signature, output_filter)
-    arguments = {
+    arrays = {
         alias: _argument(
             alias, info, inputs[alias] if alias in inputs else signature.defaults[alias]
         )
         for alias, info in signature.inputs.items()
     }
-    outputs = servable.functions[signature_name](**arguments)
-    return {alias: outputs[alias] for alias in wanted}
+    return Call(servable, signature_name, arrays, wanted)
+
+
+def run(
+    servable: Servable, signature_name: str, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Runs a signature on arrays and returns all its outputs.
+
+    Raises:
+      tensorflow.errors.OpError: the graph itself refused.
+    """
+    outputs = servable.functions[signature_name](
+        **{name: tf.constant(array, _string(array.dtype)) for name, array in inputs.items()}
+    )
+    return {
+        name: np.asarray(output.numpy(), object if output.dtype == tf.string else None)
+        for name, output in outputs.items()
+    }
+
+
+def _string(dtype: np.dtype) -> tf.DType | None:
+    """An empty array of objects does not tell TensorFlow that it is text."""
+    return tf.string if dtype.kind == "O" else None
+
+
+def what_breaks(old: Servable, new: Servable) -> str | None:
+    """Why clients of one version could not go on with another; None if they can.
+
+    They can where each signature is still there, takes the same inputs and gives the same outputs,
+    in name, dtype and shape. More signatures and more outputs do no harm.
+    """
+    for name, before in old.signature_defs.items():
+        if before.method_name not in _METHODS:
+            continue
+        after = new.signature_defs.get(name)
+        if after is None:
+            return f"signature {name} is gone"
+        added = set(after.inputs) - set(before.inputs) - set(after.defaults)
+        if added:
+            return f"signature {name} asks for more: {_names(added)}"
+        for side in ("inputs", "outputs"):
+            ours, theirs = getattr(before, side), getattr(after, side)
+            for alias, info in ours.items():
+                if alias not in theirs:
+                    return f"{side} of signature {name} lack {alias}"
+                was, is_now = _describe(info), _describe(theirs[alias])
+                if was != is_now:
+                    return f"{alias} of signature {name} was {was} and is {is_now}"
+    return None
+
+
+def _describe(info: meta_graph_pb2.TensorInfo) -> str:
+    return f"{tensors.dtype_name(info.dtype)} {tensors.shape_text(info.tensor_shape)}"
 
 
 def _signature(servable: Servable, name: str) -> meta_graph_pb2.SignatureDef:
@@ -241,7 +302,7 @@ def _check_outputs(
 
 def _argument(
     alias: str, info: meta_graph_pb2.TensorInfo, proto: tensor_pb2.TensorProto
-) -> tf.Tensor:
+) -> np.ndarray:
     if proto.dtype != info.dtype:
         raise invalid(
             f"input {alias}: expected {tensors.dtype_name(info.dtype)}, "
@@ -253,7 +314,7 @@ def _argument(
             f"got {tensors.shape_text(proto.tensor_shape)}"
         )
     try:
-        return tensors.to_tensor(proto, name=alias)
+        return tensors.to_array(proto, name=alias)
     except tensors.TensorError as e:
         raise invalid(str(e)) from e
 

@@ -1,48 +1,80 @@
-"""`guim serve`: a folder of SavedModels behind TF Serving's gRPC protocol."""
+"""A server of SavedModels: TF Serving's gRPC protocol on one port, its REST interface on another.
 
-import argparse
+One thread runs an event loop that reads requests and writes answers; the threads of `Batcher` run
+graphs, and one more looks at the disk for new versions.
+"""
+
+import asyncio
 import dataclasses
-import ipaddress
 import logging
-import os
 import pathlib
-import signal
 import socket
-import sys
+import ssl
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import grpc
+from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving import service
+from serving import rest, service, tls
+from serving.batching import Batcher, BatchingParameters
 from serving.manager import ServableManager, VersionState
-from serving.servable import find_versions
-from serving.workers import Workers
+from serving.metrics import Metrics
+from serving.model_config import All, Latest, ModelConfig
+from serving.versions import find_versions
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8500  # TF Serving's
 _FLUSH_SECONDS = 1.0  # for answers on their way out; ends at once unless somebody watches health
-_SIGNAL_SECONDS = 0.2  # a signal may reach another thread, and then it does not wake the main one
+_LOOKS_AT_START = 5  # at versions that are being copied in
 _PORT_TAKEN = (
     "Can't listen at {host}, port {port}: {error}. Is another server there? "
-    "Choose another --port, or 0 for any free one."
+    "Choose another port, or 0 for any free one."
 )
+
+_log = logging.getLogger(__name__)
 
 
 class ServeError(ValueError):
     """There is nothing to serve, or no place to serve it at."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelVersion:
-    """A version on disk."""
+def discover(
+    *, model_folder: str | pathlib.Path, models: Sequence[str] = (), all_versions: bool = False
+) -> tuple[ModelConfig, ...]:
+    """The models of a folder, as a configuration.
 
-    name: str
-    version: int
-    path: pathlib.Path
+    Args:
+      model_folder: holds `<name>/<version>/`.
+      models: names; empty for every model of the folder.
+      all_versions: older ones too, not just the latest.
+
+    Raises:
+      ServeError: no such folder, or a model without versions.
+    """
+    folder = pathlib.Path(model_folder).absolute()
+    if not folder.is_dir():
+        raise ServeError(
+            f"{model_folder} does not exist. Export models with `guim export` and `guim index`."
+        )
+    present = [f.name for f in sorted(folder.iterdir()) if f.is_dir() and find_versions(f)]
+    for name in models:
+        if name not in present:
+            raise ServeError(
+                f"{folder / name} has no versions; models in {folder}: "
+                f"{', '.join(present) or 'none'}."
+            )
+    if not present:
+        raise ServeError(
+            f"{model_folder} holds no models, expected {model_folder}/<name>/<version>/"
+            "saved_model.pb. Export models with `guim export` and `guim index`."
+        )
+    policy = All() if all_versions else Latest()
+    return tuple(
+        ModelConfig(name, folder / name, policy) for name in present if name in models or not models
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,113 +82,116 @@ class ServerHandle:
     """A running server.
 
     Attributes:
-      address: `host:port` that it listens at.
-      port: the port, also where 0 was asked for.
-      states: what became of each version.
+      address: `host:port` of gRPC.
+      port: that port, also where 0 was asked for.
+      rest_address: `host:port` of REST and metrics; None where there is none.
+      manager: what is served.
     """
 
     address: str
     port: int
-    states: tuple[VersionState, ...]
-    _server: grpc.Server
-    _health: health.HealthServicer
-    _workers: Workers
+    rest_address: str | None
+    manager: ServableManager
+    _stop: Callable[[float], Coroutine[Any, Any, bool]]
+    _loop: asyncio.AbstractEventLoop
+    _ended: threading.Event
+
+    @property
+    def states(self) -> tuple[VersionState, ...]:
+        return self.manager.states()
 
     def stop(self, *, drain_seconds: float = 0.0) -> bool:
         """Refuses new requests and gives running ones so long; whether all of them finished."""
-        self._health.enter_graceful_shutdown()
-        self._server.stop(drain_seconds + _FLUSH_SECONDS)
-        finished = self._workers.wait_idle(drain_seconds)
-        if finished:
-            self._server.stop(_FLUSH_SECONDS).wait()
-        else:  # a graph that still runs can hold up the end for ever
-            self._server.stop(0).wait(_FLUSH_SECONDS)
+        self._ended.set()
+        finished = asyncio.run_coroutine_threadsafe(self._stop(drain_seconds), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         return finished
 
 
-def discover(
-    *, model_folder: str | pathlib.Path, models: Sequence[str] = (), all_versions: bool = False
-) -> tuple[ModelVersion, ...]:
-    """The versions to serve: of each model the latest one, or all of them.
-
-    Args:
-      model_folder: holds `<name>/<version>/`.
-      models: names; empty for every model of the folder.
-      all_versions: older ones too.
-
-    Raises:
-      ServeError: no such folder, or a model without versions.
-    """
-    folder = pathlib.Path(model_folder)
-    if not folder.is_dir():
-        raise ServeError(
-            f"{folder} does not exist. Export models with `guim export` and `guim index`."
-        )
-    present = {f.name: find_versions(f) for f in sorted(folder.iterdir()) if find_versions(f)}
-    for name in models:
-        if name not in present:
-            raise ServeError(
-                f"{folder / name} has no versions; models in {folder}: "
-                f"{', '.join(present) or 'none'}."
-            )
-    found = [
-        ModelVersion(name, version, folder / name / str(version))
-        for name, versions in present.items()
-        if name in models or not models
-        for version in (versions if all_versions else versions[-1:])
-    ]
-    if not found:
-        raise ServeError(
-            f"{folder} holds no models, expected {folder}/<name>/<version>/saved_model.pb. "
-            "Export models with `guim export` and `guim index`."
-        )
-    return tuple(found)
-
-
 def serve(
+    configs: Sequence[ModelConfig],
     *,
-    model_folder: str | pathlib.Path,
-    models: Sequence[str] = (),
-    all_versions: bool = False,
     host: str = LOOPBACK,
     port: int = DEFAULT_PORT,
+    rest_port: int | None = None,
+    ssl_config: Any = None,
+    batching: BatchingParameters | None = None,
     max_message_mb: int = 64,
-    max_workers: int = 16,
-    progress: Callable[[str], None] = lambda line: None,
+    poll_seconds: float = 1.0,
 ) -> ServerHandle:
     """Loads models and starts to serve them; returns when requests are answered.
 
     Args:
-      model_folder, models, all_versions: as `discover`.
-      host: address to listen at. There is no encryption: beyond loopback the network must be safe.
-      port: 0 for any free one.
+      configs: the models, as of `discover` or `model_config.from_proto`.
+      host: address to listen at.
+      port: of gRPC; 0 for any free one.
+      rest_port: of REST and metrics; 0 for any free one, None for none.
+      ssl_config: a `text_config.read_ssl_config`; without it there is no encryption, and beyond
+        loopback the network must be safe.
+      batching: sizes and bounds; given, they are for every model, as in TF Serving. By default only
+        models of this project are batched.
       max_message_mb: larger requests are refused with RESOURCE_EXHAUSTED.
-      max_workers: requests that run at once; further ones wait.
-      progress: receives a line for each step.
+      poll_seconds: between two looks at the disk for new versions.
 
     Raises:
-      ServeError: nothing to serve, none of it loads, or the port is taken.
+      ServeError: none of the models loads, or a port is taken.
+      TextConfigError: the keys or certificates are no good.
     """
-    found = discover(model_folder=model_folder, models=models, all_versions=all_versions)
-    _require_free(host, port)
-    manager = ServableManager()
-    for number, version in enumerate(found, 1):
-        _load(manager, version, f"{number} of {len(found)}", progress)
+    credentials = tls.server_credentials(ssl_config) if ssl_config else None
+    context = tls.server_context(ssl_config) if ssl_config else None
+    for wanted in (port, rest_port):
+        if wanted is not None:
+            _require_free(host, wanted)
+    metrics = Metrics()
+    manager = ServableManager(metrics=metrics, settle_seconds=poll_seconds)
+    ended = threading.Event()
+    _load(manager, configs, poll_seconds)
+    batcher = Batcher(batching or BatchingParameters(), batch_all=bool(batching), metrics=metrics)
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="serve", daemon=True).start()
+    starting = _Starting(
+        service.Backend(manager, batcher, metrics), host, max_message_mb, credentials, context
+    )
+    try:
+        address, rest_address, stop = asyncio.run_coroutine_threadsafe(
+            starting.start(port, rest_port), loop
+        ).result()
+    except (RuntimeError, OSError) as e:
+        loop.call_soon_threadsafe(loop.stop)
+        batcher.close()
+        raise ServeError(_PORT_TAKEN.format(host=host, port=port, error=e)) from e
+    threading.Thread(
+        target=_watch, args=(manager, ended, poll_seconds), name="watch", daemon=True
+    ).start()
+    bound = int(address.rpartition(":")[2])
+    return ServerHandle(address, bound, rest_address, manager, stop, loop, ended)
+
+
+def _load(manager: ServableManager, configs: Sequence[ModelConfig], poll_seconds: float) -> None:
+    manager.configure(configs)
+    wait = threading.Event()
+    for _ in range(_LOOKS_AT_START):
+        if not manager.unsettled():
+            break
+        wait.wait(poll_seconds)
+        manager.update()
     states = manager.states()
     if not any(state.servable for state in states):
         raise ServeError(
             "None of the models could be loaded: "
-            + "; ".join(f"{s.name} version {s.version}: {s.details}" for s in states)
+            + (
+                "; ".join(f"{s.name} version {s.version}: {s.details}" for s in states)
+                or ", ".join(f"{c.base_path} has no versions" for c in configs)
+            )
         )
-    workers = Workers(max_workers)
-    server, health_servicer = _build(manager, workers, max_message_mb)
-    address = f"[{host}]" if ":" in host else host
-    try:
-        bound = server.add_insecure_port(f"{address}:{port}")
-    except RuntimeError as e:
-        raise ServeError(_PORT_TAKEN.format(host=host, port=port, error=e)) from e
-    server.start()
-    return ServerHandle(f"{address}:{bound}", bound, states, server, health_servicer, workers)
+
+
+def _watch(manager: ServableManager, ended: threading.Event, poll_seconds: float) -> None:
+    while not ended.wait(poll_seconds):
+        try:
+            manager.update()
+        except Exception:  # the next look may fare better; what is served goes on
+            _log.exception("looking for new versions failed")
 
 
 def _require_free(host: str, port: int) -> None:
@@ -169,138 +204,61 @@ def _require_free(host: str, port: int) -> None:
         raise ServeError(_PORT_TAKEN.format(host=host, port=port, error=e)) from e
 
 
-def _build(
-    manager: ServableManager, workers: Workers, max_message_mb: int
-) -> tuple[grpc.Server, health.HealthServicer]:
-    server = grpc.server(
-        workers,
-        options=(
-            ("grpc.max_receive_message_length", max_message_mb << 20),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # or a second server would silently share the port
-        ),
-    )
-    health_servicer = health.HealthServicer()
-    for name in service.SERVICE_NAMES:
-        health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        service.PredictionService(manager), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service.ModelService(manager), server)
-    return server, health_servicer
+@dataclasses.dataclass(frozen=True)
+class _Starting:
+    """What runs on the event loop to open the ports and to close them."""
 
+    backend: service.Backend
+    host: str
+    max_message_mb: int
+    credentials: grpc.ServerCredentials | None
+    context: ssl.SSLContext | None
 
-def _load(
-    manager: ServableManager, version: ModelVersion, position: str, progress: Callable[[str], None]
-) -> None:
-    label = f"{version.name} version {version.version}"
-    progress(f"loading {label} ({position}) from {version.path}")
-    start = time.monotonic()
-    state = manager.load(name=version.name, version=version.version, path=version.path)
-    if state.servable is None:
-        progress(f"  failed: {state.details}")
-        return
-    progress(
-        f"  available after {time.monotonic() - start:.1f} s, "
-        f"{state.servable.warmup_requests} warm-up requests, "
-        f"signatures: {', '.join(sorted(state.servable.functions))}"
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="guim serve",
-        description="Serve exported models over TF Serving's gRPC protocol.",
-        epilog="examples:\n"
-        "  guim serve --models saved_models\n"
-        "  guim serve --models saved_models --model retrieval_exact --port 0\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--models", default="saved_models", metavar="DIR", help="holds <name>/<version>/"
-    )
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="only this one (repeatable)"
-    )
-    parser.add_argument(
-        "--all-versions", action="store_true", help="serve older versions too, not just the latest"
-    )
-    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (%(default)s)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 for any free one")
-    parser.add_argument(
-        "--max-message-mb", type=int, default=64, help="largest request (%(default)s)"
-    )
-    parser.add_argument(
-        "--max-workers", type=int, default=16, help="requests that run at once (%(default)s)"
-    )
-    parser.add_argument(
-        "--drain-seconds",
-        type=float,
-        default=30.0,
-        help="how long running requests may take after SIGTERM (%(default)s)",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, then drains.
-
-    Returns:
-      0; 2 with one line on stderr when there is nothing to serve, or no place to serve it at. The
-      process ends with 1 when the drain was too short.
-    """
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if min(arguments.max_message_mb, arguments.max_workers) < 1 or arguments.drain_seconds < 0:
-        parser.error("--max-message-mb and --max-workers must be 1 or more, --drain-seconds 0")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    stopped = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        stopped.set()
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-
-    try:
-        handle = serve(
-            model_folder=arguments.models,
-            models=arguments.model,
-            all_versions=arguments.all_versions,
-            host=arguments.host,
-            port=arguments.port,
-            max_message_mb=arguments.max_message_mb,
-            max_workers=arguments.max_workers,
-            progress=_print,
+    async def start(
+        self, port: int, rest_port: int | None
+    ) -> tuple[str, str | None, Callable[[float], Coroutine[Any, Any, bool]]]:
+        """(gRPC's address, REST's address, what stops both)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", self.max_message_mb << 20),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+            )
         )
-    except ServeError as e:
-        print(f"guim serve: {e}", file=sys.stderr)
-        return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    if not _is_loopback(arguments.host):
-        _print(f"note: {arguments.host} is reachable from other machines, without encryption")
-    served = ", ".join(f"{s.name}/{s.version}" for s in handle.states if s.servable)
-    _print(f"ready at {handle.address}: {served}")
-    while not stopped.wait(_SIGNAL_SECONDS):
-        pass
-    _print("draining")
-    if not handle.stop(drain_seconds=arguments.drain_seconds):
-        _print("stopped before all requests were answered")
-        os._exit(1)  # Python would wait for their graphs, which nothing can interrupt
-    _print("stopped")
-    return 0
+        server.add_generic_rpc_handlers(service.grpc_handlers(self.backend))
+        servicer = health.aio.HealthServicer()
+        for name in service.METHODS:
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        target = f"{host}:{port}"
+        if self.credentials is None:
+            bound = server.add_insecure_port(target)
+        else:
+            bound = server.add_secure_port(target, self.credentials)
+        await server.start()
+        runner, rest_address = None, None
+        if rest_port is not None:
+            app = rest.application(self.backend, max_message_mb=self.max_message_mb)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=_FLUSH_SECONDS)
+            await runner.setup()
+            site = web.TCPSite(runner, self.host, rest_port, ssl_context=self.context)
+            await site.start()
+            rest_address = f"{host}:{runner.addresses[0][1]}"
 
+        async def stop(drain_seconds: float) -> bool:
+            await servicer.enter_graceful_shutdown()
+            closing = asyncio.ensure_future(server.stop(drain_seconds + _FLUSH_SECONDS))
+            if runner is not None:
+                for site in list(runner.sites):
+                    await site.stop()
+            finished = await self.backend.active.wait_idle(drain_seconds)
+            # A graph that still runs can hold up the end for ever.
+            await server.stop(_FLUSH_SECONDS if finished else None)
+            await closing
+            if runner is not None:
+                await runner.cleanup()
+            self.backend.batcher.close()
+            return finished
 
-def _print(line: str) -> None:
-    print(line, flush=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return f"{host}:{bound}", rest_address, stop

@@ -1,12 +1,16 @@
-"""The gRPC services: thin shells over functions from a request and the manager to a response.
+"""PredictionService and ModelService: functions from the backend and a request to a response.
 
-PredictionService (Predict, GetModelMetadata) and ModelService (GetModelStatus); the other calls
-of both answer UNIMPLEMENTED.
+Predict, GetModelMetadata, GetModelStatus and HandleReloadConfigRequest; the other calls of both
+services answer UNIMPLEMENTED. Messages and status codes are TF Serving's.
 """
 
+import asyncio
+import dataclasses
+import functools
 import logging
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 import tensorflow as tf
@@ -14,43 +18,110 @@ from google.protobuf import message
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
 )
 
 from serving import tensors
+from serving.batching import Batcher
 from serving.manager import ServableManager
-from serving.servable import DEFAULT_SIGNATURE, RequestError, Servable, invalid
-from serving.servable import predict as run_signature
+from serving.metrics import Metrics
+from serving.model_config import ModelConfigError, from_proto
+from serving.servable import RequestError, Servable, invalid, prepare
 
 SIGNATURE_DEF = "signature_def"
-SERVICE_NAMES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}  # TensorFlow's are the same
+LARGE = 1 << 20  # bytes of a request that is unpacked aside, so that nobody waits for it
 
 _log = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=message.Message)
-Response = TypeVar("Response", bound=message.Message)
 
 
-def predict(
-    manager: ServableManager, request: predict_pb2.PredictRequest
+class Active:
+    """How many requests are being answered. For the event loop's own thread."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def __exit__(self, *error: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def wait_idle(self, seconds: float) -> bool:
+        """Waits until there is none; False if that takes longer than `seconds`."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            pass
+        return not self._count
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """What answers requests."""
+
+    manager: ServableManager
+    batcher: Batcher
+    metrics: Metrics
+    active: Active = dataclasses.field(default_factory=Active)
+
+
+async def predict(
+    backend: Backend,
+    request: predict_pb2.PredictRequest,
+    *,
+    deadline: float | None,
+    entrypoint: str = "GRPC",
 ) -> predict_pb2.PredictResponse:
     """Runs a signature; the response names the model, version and signature that answered."""
-    servable = _find(manager, request)
-    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    outputs = run_signature(servable, signature_name, request.inputs, request.output_filter)
-    return predict_pb2.PredictResponse(
-        model_spec=_spec(servable, signature_name=signature_name),
-        outputs={alias: tensors.to_proto(value, name=alias) for alias, value in outputs.items()},
-    )
+    start = time.monotonic()
+    servable = find(backend.manager, request)
+    code = grpc.StatusCode.OK
+    try:
+        unpack = functools.partial(
+            prepare,
+            servable,
+            request.model_spec.signature_name,
+            request.inputs,
+            request.output_filter,
+        )
+        large = request.ByteSize() > LARGE
+        call = await asyncio.to_thread(unpack) if large else unpack()
+        outputs = await asyncio.wrap_future(backend.batcher.submit(call, deadline=deadline))
+        response = predict_pb2.PredictResponse(
+            model_spec=_spec(servable, signature_name=call.signature_name)
+        )
+        for alias, value in outputs.items():
+            response.outputs[alias].CopyFrom(tensors.to_proto(value, name=alias))
+        return response
+    except BaseException as e:
+        code = status_of(e)[0]
+        raise
+    finally:
+        backend.metrics.request(
+            servable.name,
+            api="Predict",
+            entrypoint=entrypoint,
+            status=code.name,
+            seconds=time.monotonic() - start,
+        )
 
 
-def get_model_metadata(
-    manager: ServableManager, request: get_model_metadata_pb2.GetModelMetadataRequest
+async def get_model_metadata(
+    backend: Backend,
+    request: get_model_metadata_pb2.GetModelMetadataRequest,
+    *,
+    deadline: float | None,
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """The signatures of a model, as its `saved_model.pb` has them."""
     if not request.HasField("model_spec"):
@@ -60,21 +131,26 @@ def get_model_metadata(
     for field in request.metadata_field:
         if field != SIGNATURE_DEF:
             raise invalid(f"Metadata field {field} is not supported")
-    servable = _find(manager, request)
+    servable = find(backend.manager, request)
     signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
     response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=_spec(servable))
     response.metadata[SIGNATURE_DEF].Pack(signatures)
     return response
 
 
-def get_model_status(
-    manager: ServableManager, request: get_model_status_pb2.GetModelStatusRequest
+async def get_model_status(
+    backend: Backend,
+    request: get_model_status_pb2.GetModelStatusRequest,
+    *,
+    deadline: float | None,
 ) -> get_model_status_pb2.GetModelStatusResponse:
     """State and error of one version of a model, or of all that are known."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
-    name, version = request.model_spec.name, _version(request.model_spec)
-    states = [s for s in manager.states(name) if version in (None, s.version)]
+    name, (version, label) = request.model_spec.name, _choice(request.model_spec)
+    if label is not None:
+        version = backend.manager.get(name, label=label).version
+    states = [s for s in backend.manager.states(name) if version in (None, s.version)]
     if not states:
         raise RequestError(
             grpc.StatusCode.NOT_FOUND,
@@ -90,19 +166,50 @@ def get_model_status(
     return response
 
 
-def _find(manager: ServableManager, request: Any) -> Servable:
+async def reload_config(
+    backend: Backend,
+    request: model_management_pb2.ReloadConfigRequest,
+    *,
+    deadline: float | None,
+) -> model_management_pb2.ReloadConfigResponse:
+    """Serves other models, from now on; answers when what is new has been loaded.
+
+    A configuration that is not understood changes nothing.
+    """
+    try:
+        configs = from_proto(request.config)
+    except ModelConfigError as e:
+        raise invalid(str(e)) from e
+    _log.info("new configuration: %s", ", ".join(f"{c.name} at {c.base_path}" for c in configs))
+    await asyncio.to_thread(backend.manager.configure, configs)
+    absent = [
+        config.name
+        for config in configs
+        if not any(state.servable for state in backend.manager.states(config.name))
+    ]
+    if absent:
+        raise RequestError(
+            grpc.StatusCode.UNKNOWN,
+            f"Some models did not become available: {{{', '.join(absent)}}}. "
+            "GetModelStatus tells why.",
+        )
+    return model_management_pb2.ReloadConfigResponse()
+
+
+def find(manager: ServableManager, request: Any) -> Servable:
+    """The servable that a request of any kind asks for."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     if not request.model_spec.name:
         raise invalid("ModelSpec has no name specified.")
-    return manager.get(request.model_spec.name, _version(request.model_spec))
+    return manager.get(request.model_spec.name, *_choice(request.model_spec))
 
 
-def _version(spec: model_pb2.ModelSpec) -> int | None:
-    """The version asked for; None means the latest. No label is ever assigned here."""
+def _choice(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:
+    """The version or the label asked for; neither means the latest."""
     if spec.WhichOneof("version_choice") == "version_label":
-        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return spec.version.value if spec.HasField("version") else None
+        return None, spec.version_label
+    return (spec.version.value if spec.HasField("version") else None), None
 
 
 def _spec(servable: Servable, *, signature_name: str = "") -> model_pb2.ModelSpec:
@@ -111,69 +218,75 @@ def _spec(servable: Servable, *, signature_name: str = "") -> model_pb2.ModelSpe
     return spec
 
 
-def answer(
-    call: Callable[[ServableManager, Request], Response],
-    manager: ServableManager,
-    request: Request,
-    context: grpc.ServicerContext,
-) -> Response:
-    """Runs a call and turns what it raises into a status; the server outlives every request."""
-    remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:  # it waited in the queue: nobody is listening
-        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before it was run")
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """The status that tells a client of an error; what nobody foresaw is logged."""
+    if isinstance(error, RequestError):
+        return error.code, error.details
+    if isinstance(error, tf.errors.OpError):
+        code = _STATUS_CODES.get(error.error_code, grpc.StatusCode.INTERNAL)
+        # Python's preamble goes.
+        return code, error.message.rpartition("<stack traces unavailable>\n")[2]
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED, "Cancelled"
+    _log.error("a request failed", exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+
+
+Answer = Callable[..., Awaitable[message.Message]]
+
+# What each method of the protocol takes and who answers it.
+METHODS: dict[str, dict[str, tuple[type[message.Message], Answer]]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": (predict_pb2.PredictRequest, predict),
+        "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status),
+        "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, reload_config),
+    },
+}
+
+
+def grpc_handlers(backend: Backend) -> list[grpc.GenericRpcHandler]:
+    """The services for a `grpc.aio` server. Whatever else is called is UNIMPLEMENTED there."""
+    return [
+        grpc.method_handlers_generic_handler(
+            service,
+            {
+                # Without a deserializer the bytes come as they are: a full queue is said before
+                # they are read.
+                method: grpc.unary_unary_rpc_method_handler(
+                    _handler(backend, request_type, answer),
+                    response_serializer=lambda response: response.SerializeToString(),
+                )
+                for method, (request_type, answer) in methods.items()
+            },
+        )
+        for service, methods in METHODS.items()
+    ]
+
+
+def _handler(
+    backend: Backend, request_type: type[Request], answer: Answer
+) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[message.Message]]:
+    async def handle(data: bytes, context: grpc.aio.ServicerContext) -> message.Message:
+        try:
+            with backend.active:
+                if answer is predict:
+                    backend.batcher.require_room()
+                remaining = context.time_remaining()
+                deadline = None if remaining is None else time.monotonic() + remaining
+                return await answer(backend, _parse(request_type, data), deadline=deadline)
+        except Exception as e:
+            code, details = status_of(e)
+        await context.abort(code, details)
+        raise AssertionError("abort always raises")
+
+    return handle
+
+
+def _parse(request_type: type[Request], data: bytes) -> Request:
     try:
-        return call(manager, request)
-    except RequestError as e:
-        code, details = e.code, e.details
-    except tf.errors.OpError as e:
-        code = _STATUS_CODES.get(e.error_code, grpc.StatusCode.INTERNAL)
-        details = e.message.rpartition("<stack traces unavailable>\n")[2]  # Python's preamble
-    except Exception as e:
-        _log.exception("%s failed", call.__name__)
-        code, details = grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}"
-    context.abort(code, details)
-    raise AssertionError("abort always raises")
-
-
-def _unimplemented(self: object, request: object, context: grpc.ServicerContext) -> NoReturn:
-    context.abort(
-        grpc.StatusCode.UNIMPLEMENTED,
-        "This server answers Predict, GetModelMetadata and GetModelStatus.",
-    )
-
-
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """tensorflow.serving.PredictionService."""
-
-    def __init__(self, manager: ServableManager) -> None:
-        self._manager = manager
-
-    def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        return answer(predict, self._manager, request, context)
-
-    def GetModelMetadata(
-        self,
-        request: get_model_metadata_pb2.GetModelMetadataRequest,
-        context: grpc.ServicerContext,
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        return answer(get_model_metadata, self._manager, request, context)
-
-    Classify = Regress = MultiInference = _unimplemented
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """tensorflow.serving.ModelService."""
-
-    def __init__(self, manager: ServableManager) -> None:
-        self._manager = manager
-
-    def GetModelStatus(
-        self,
-        request: get_model_status_pb2.GetModelStatusRequest,
-        context: grpc.ServicerContext,
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        return answer(get_model_status, self._manager, request, context)
-
-    HandleReloadConfigRequest = _unimplemented
+        return request_type.FromString(data)
+    except message.DecodeError as e:  # gRPC's own status for it, see its doc/statuscodes.md
+        raise RequestError(grpc.StatusCode.INTERNAL, f"Error parsing request proto: {e}") from e

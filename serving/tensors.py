@@ -1,8 +1,8 @@
-"""TensorProto to tensor and back, checked before anything is allocated.
+"""TensorProto to array and back, checked before anything is allocated.
 
-Reading goes through TensorFlow's own parser, so every encoding that TF Serving takes is taken
-(typed fields, `tensor_content`, one value for all elements). Writing uses the typed fields, as
-TF Serving does: clients without numpy read `float_val` and its siblings.
+Every encoding that TF Serving takes is taken: typed fields, `tensor_content`, one value for all
+elements. Writing uses the typed fields, as TF Serving does: clients without numpy read `float_val`
+and its siblings.
 """
 
 import math
@@ -51,10 +51,10 @@ def shape_text(shape: tensor_shape_pb2.TensorShapeProto) -> str:
     return "[" + ",".join("?" if d.size < 0 else str(d.size) for d in shape.dim) + "]"
 
 
-def to_tensor(
+def to_array(
     proto: tensor_pb2.TensorProto, *, name: str, max_bytes: int = MAX_TENSOR_BYTES
-) -> tf.Tensor:
-    """The tensor of a message.
+) -> np.ndarray:
+    """The array of a message; strings come as an object array of `bytes`.
 
     Args:
       proto: what the other side sent.
@@ -88,12 +88,26 @@ def to_tensor(
             f"expected {elements}"
         )
     try:
-        return tf.io.parse_tensor(proto.SerializeToString(), dtype)
-    except tf.errors.InvalidArgumentError as e:  # its text repeats the whole message
+        if dtype == tf.string:
+            return _strings(proto, [d.size for d in shape.dim], elements)
+        return tf.make_ndarray(proto)
+    except (tf.errors.InvalidArgumentError, ValueError, OverflowError) as e:
         raise TensorError(
             f"tensor parsing error: {name}: tensor_content of {len(proto.tensor_content)} bytes "
-            f"does not hold {dtype_name(proto.dtype)} of shape {shape_text(shape)}"
+            f"and {values} values do not hold {dtype_name(proto.dtype)} of shape "
+            f"{shape_text(shape)}"
         ) from e
+
+
+def _strings(proto: tensor_pb2.TensorProto, shape: list[int], elements: int) -> np.ndarray:
+    """Text of a message; the last value stands for all that are left out."""
+    if proto.tensor_content:  # lengths, then characters: only TensorFlow's own parser reads it
+        return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+    values = list(proto.string_val)
+    values.extend(values[-1:] * (elements - len(values)) or [b""] * (elements - len(values)))
+    array = np.empty(elements, object)
+    array[:] = values
+    return array.reshape(shape)
 
 
 def _known_dtype(proto: tensor_pb2.TensorProto, name: str) -> tf.DType | None:
@@ -103,12 +117,6 @@ def _known_dtype(proto: tensor_pb2.TensorProto, name: str) -> tf.DType | None:
         raise TensorError(
             f"tensor parsing error: {name}: unsupported {dtype_name(proto.dtype)}"
         ) from e
-
-
-def to_array(proto: tensor_pb2.TensorProto, *, name: str) -> np.ndarray:
-    """The array of a message; strings come as an object array of `bytes`."""
-    tensor = to_tensor(proto, name=name)
-    return np.asarray(tensor.numpy(), dtype=object if tensor.dtype == tf.string else None)
 
 
 def to_proto(values: Any, *, name: str) -> tensor_pb2.TensorProto:

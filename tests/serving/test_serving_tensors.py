@@ -1,4 +1,4 @@
-"""TensorProto to tensor and back."""
+"""TensorProto to array and back."""
 
 import numpy as np
 import pytest
@@ -37,10 +37,10 @@ def test_numbers_survive_the_round_trip(dtype):
 def test_bfloat16_survives_the_round_trip():
     tensor = tf.constant([1.0, -2.5], tf.bfloat16)
 
-    back = tensors.to_tensor(tensors.to_proto(tensor, name="x"), name="x")
+    back = tensors.to_array(tensors.to_proto(tensor, name="x"), name="x")
 
-    assert back.dtype == tf.bfloat16
-    np.testing.assert_array_equal(tf.cast(back, tf.float32), [1.0, -2.5])
+    assert back.dtype == tf.bfloat16.as_numpy_dtype
+    np.testing.assert_array_equal(back.astype(np.float32), [1.0, -2.5])
 
 
 @pytest.mark.parametrize("values", [["mug", "Tasse ☕"], np.array(["mug", "Tasse ☕"])])
@@ -87,7 +87,7 @@ def test_packed_content_is_read(text):
         proto.ClearField("string_val")
         proto.tensor_content = b"\x01\x02abc"
 
-    np.testing.assert_array_equal(tensors.to_tensor(proto, name="x"), tensor)
+    np.testing.assert_array_equal(tensors.to_array(proto, name="x"), tensor)
 
 
 def test_one_value_stands_for_all_elements():
@@ -96,6 +96,14 @@ def test_one_value_stands_for_all_elements():
     proto.int64_val.append(5)
 
     assert tensors.to_array(proto, name="x").tolist() == [[5, 5], [5, 5]]
+
+
+@pytest.mark.parametrize(("values", "expected"), [(["a", "b"], [b"a", b"b", b"b"]), ([], [b""] * 3)])
+def test_the_last_text_stands_for_those_left_out(values, expected):
+    proto = tensors.to_proto(np.array(values, object), name="x")
+    proto.tensor_shape.dim[0].size = 3
+
+    assert tensors.to_array(proto, name="x").tolist() == expected
 
 
 def _proto(dtype=types_pb2.DT_FLOAT, shape=(1,), **fields) -> tensor_pb2.TensorProto:
@@ -113,7 +121,8 @@ def _proto(dtype=types_pb2.DT_FLOAT, shape=(1,), **fields) -> tensor_pb2.TensorP
         (_proto(dtype=types_pb2.DT_VARIANT), "x: unsupported DT_VARIANT"),
         (_proto(shape=(-1, 2)), r"x: shape \[\?,2\], expected every dimension to be known"),
         (_proto(shape=(2,), float_val=[1, 2, 3]), r"x: 3 values for shape \[2\], expected 2"),
-        (_proto(shape=(2,), tensor_content=b"abc"), r"content of 3 bytes does not hold DT_FLOAT"),
+        (_proto(shape=(2,), tensor_content=b"abc"), r"content of 3 bytes and 0 values do not hold DT_FLOAT"),
+        (_proto(types_pb2.DT_UINT8, shape=(1,), int_val=[300]), "1 values do not hold DT_UINT8"),
         (_proto(shape=(1 << 40, 1 << 40), float_val=[1]), r"unpacks to 4835703278458516698824704"),
         (
             _proto(types_pb2.DT_STRING, shape=(1 << 30,), string_val=[b""]),
@@ -123,7 +132,7 @@ def _proto(dtype=types_pb2.DT_FLOAT, shape=(1,), **fields) -> tensor_pb2.TensorP
 )
 def test_malformed_tensors_are_refused_by_name(proto, message):
     with pytest.raises(tensors.TensorError, match=message):
-        tensors.to_tensor(proto, name="x")
+        tensors.to_array(proto, name="x")
 
 
 @pytest.mark.parametrize("values", [[[1], [2, 3]], [object()], np.array([1j]), [None, "a"]])
