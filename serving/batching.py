@@ -281,7 +281,7 @@ def _stack(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     inner = tuple(max(sizes) for sizes in zip(*(a.shape[1:] for a in arrays), strict=True))
     dtype = arrays[0].dtype
-    stacked = np.full((size, *inner), b"" if dtype == object else 0, dtype)
+    stacked = np.full((size, *inner), b"" if dtype.kind == "O" else 0, dtype)
     row = 0
     for array in arrays:
         place = (slice(row, row + len(array)), *(slice(n) for n in array.shape[1:]))

@@ -16,7 +16,7 @@ from serving.server import DEFAULT_PORT, LOOPBACK, ServeError, discover, serve
 
 _SIGNAL_SECONDS = 0.2  # a signal may reach another thread, and then it does not wake the main one
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("serving.command")  # also where the module is run as a script
 
 
 def _parser() -> argparse.ArgumentParser:

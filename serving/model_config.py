@@ -1,4 +1,4 @@
-"""Which models to serve, from where, and which of their versions: TF Serving's ModelServerConfig."""
+"""What to serve: models, where they lie, which versions. TF Serving's ModelServerConfig."""
 
 import dataclasses
 import pathlib

@@ -5,6 +5,7 @@ services answer UNIMPLEMENTED. Messages and status codes are TF Serving's.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -59,10 +60,8 @@ class Active:
 
     async def wait_idle(self, seconds: float) -> bool:
         """Waits until there is none; False if that takes longer than `seconds`."""
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        except TimeoutError:
-            pass
         return not self._count
 
 
