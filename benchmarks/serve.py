@@ -11,7 +11,6 @@ with the official stubs; the server is `guim serve` in a process of its own. Rat
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from serving.batching import BatchingParameters
 
 HISTORY = 100  # N
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -97,9 +96,9 @@ def in_process(models: pathlib.Path, dataset: pathlib.Path, signature: str, seco
 
 
 def write_prepared(
-    path: pathlib.Path, dataset: pathlib.Path, signature: str, *, model: str | None = None
+    path: pathlib.Path, dataset: pathlib.Path, signature: str, *, rows: int = 1
 ) -> None:
-    """Requests of one user each."""
+    """Requests of so many users each."""
     from load import write_requests
     from tensorflow_serving.apis import predict_pb2
 
@@ -107,11 +106,11 @@ def write_prepared(
 
     users = histories(dataset, REQUESTS, seed=1)
     requests = []
-    for row in range(REQUESTS):
+    for row in range(0, REQUESTS, rows):
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = model or MODELS[signature]
+        request.model_spec.name = MODELS[signature]
         request.model_spec.signature_name = signature
-        for name, values in inputs_of(signature, users, slice(row, row + 1)).items():
+        for name, values in inputs_of(signature, users, slice(row, row + rows)).items():
             request.inputs[name].CopyFrom(tensors.to_proto(values, name=name))
         requests.append(request)
     write_requests(path, requests)
@@ -246,25 +245,32 @@ def rss_mb(process: subprocess.Popen) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
-def overload(work: pathlib.Path, seconds: float) -> dict[str, Any]:
-    """Ten times what the server can do, then what it could do before."""
+def overload(work: pathlib.Path, seconds: float, *, rows: int = 8) -> dict[str, Any]:
+    """Ten times what the server can do, then what it could do before.
+
+    Requests hold several users, for the clients are on the server's own processors: ten times as
+    many requests of one user keep these busy by themselves.
+    """
     deadline = 2.0
+    parameters = BatchingParameters()
+    # As many clients as there are places in the queue: none of them is ever refused.
+    holds = parameters.max_enqueued_batches * parameters.max_batch_size // rows
     with (
         tempfile.TemporaryDirectory() as folder,
         server("--models", str(work / "models"), "--model", "user_encoder") as (process, address),
     ):
         requests = pathlib.Path(folder, "requests")
-        write_prepared(requests, work / "dataset", "encode_users")
-        # Capacity is what as many clients get as the server holds requests.
-        calm = Load(address, requests, seconds=seconds, clients=AT_CAPACITY).run()
+        write_prepared(requests, work / "dataset", "encode_users", rows=rows)
+        calm = Load(address, requests, seconds=seconds, clients=holds).run()
         before = rss_mb(process)
         storm = Load(
             address, requests, seconds=2 * seconds, rate=10 * calm.qps, deadline=deadline
         ).run()
         during = rss_mb(process)
-        after = Load(address, requests, seconds=seconds, clients=AT_CAPACITY).run()
+        after = Load(address, requests, seconds=seconds, clients=holds).run()
     asked = sum(storm.statuses.values()) / (2 * seconds)
     return {
+        "users_a_request": rows,
         "capacity_qps": round(calm.qps, 1),
         "asked_over_capacity": round(asked / calm.qps, 2),
         "accepted_over_capacity": round(storm.qps / calm.qps, 3),

@@ -37,7 +37,7 @@ class BatchingParameters:
         be filled up to one length, with empty text and zeros.
     """
 
-    max_batch_size: int = 32
+    max_batch_size: int = 16
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 4
     num_batch_threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
@@ -180,9 +180,10 @@ class Batcher:
             else:
                 sizes.add(array.shape[0])
                 shared.append((name, array.ndim if padded else array.shape[1:]))
-        rows = sizes.pop() if len(sizes) == 1 else 1
-        alone = bool(sizes) or not rows or not (guim or self._batch_all)
-        alone = alone or rows > self._parameters.max_batch_size
+        if len(sizes) != 1 or not (guim or self._batch_all):  # no rows, or the graph may say why
+            return object(), max(sizes, default=1)
+        rows = sizes.pop()
+        alone = not 0 < rows <= self._parameters.max_batch_size
         return (object() if alone else tuple(shared)), rows
 
     def _work(self) -> None:

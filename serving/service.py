@@ -35,6 +35,7 @@ SIGNATURE_DEF = "signature_def"
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}  # TensorFlow's are the same
 LARGE = 1 << 20  # bytes of a request that is unpacked aside, so that nobody waits for it
+_EARLY_SECONDS = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -274,8 +275,15 @@ def _handler(
                 if answer is predict:
                     backend.batcher.require_room()
                 remaining = context.time_remaining()
-                deadline = None if remaining is None else time.monotonic() + remaining
-                return await answer(backend, _parse(request_type, data), deadline=deadline)
+                if remaining is None:
+                    return await answer(backend, _parse(request_type, data), deadline=None)
+                # A little before the transport gives up, or the client would read CANCELLED.
+                remaining -= min(_EARLY_SECONDS, remaining / 10)
+                async with asyncio.timeout(remaining):
+                    deadline = time.monotonic() + remaining
+                    return await answer(backend, _parse(request_type, data), deadline=deadline)
+        except TimeoutError:
+            code, details = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded"
         except Exception as e:
             code, details = status_of(e)
         await context.abort(code, details)

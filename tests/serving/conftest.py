@@ -5,10 +5,16 @@ import pathlib
 import grpc
 import pytest
 import tensorflow as tf
-from serving_testing import Encoder, Retrieval, predict_log, save, write_dataset, write_warmup
+from serving_testing import (
+    Encoder,
+    Retrieval,
+    predict_log,
+    save,
+    start,
+    write_dataset,
+    write_warmup,
+)
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from serving import server
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +47,7 @@ def models(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def handle(models):
     """A server of both models, all versions, on a free loopback port, 1 MB a request at most."""
-    handle = server.serve(model_folder=models, port=0, all_versions=True, max_message_mb=1)
+    handle = start(models, all_versions=True, max_message_mb=1, rest_port=0)
     yield handle
     handle.stop()
 

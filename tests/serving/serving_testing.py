@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from guim_tf import schema
-from serving import tensors
+from serving import server, tensors
 
 ITEMS = ("mug", "cup", "pan", "sofa", "lamp", "desk")
 CATEGORIES = ("kitchen", "kitchen", "kitchen", "home", "home", "home")
@@ -103,6 +103,14 @@ class Encoder(tf.Module):
             second = tf.io.write_file(release, "released")
         with tf.control_dependencies([second]):
             return {"done": tf.constant(True)}
+
+
+def start(models: pathlib.Path, *names: str, **arguments) -> server.ServerHandle:
+    """A server of the models of a folder on a free port, which looks often for new versions."""
+    configs = server.discover(
+        model_folder=models, models=names, all_versions=arguments.pop("all_versions", False)
+    )
+    return server.serve(configs, **({"port": 0, "poll_seconds": 0.1} | arguments))
 
 
 def save(folder: pathlib.Path, model: tf.Module, *, default: str, names: tuple[str, ...]) -> None:

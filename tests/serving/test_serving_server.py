@@ -10,14 +10,15 @@ import sys
 
 import grpc
 import pytest
-from serving_testing import make_request
+from serving_testing import make_request, start
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
 
-from serving import server
+from serving import command, server
+from serving.versions import find_versions
 
 TIMEOUT = 60
 
@@ -27,7 +28,7 @@ def running(models, *, drain_seconds):
     """(process, address) of `guim serve` when it says that it is ready."""
     arguments = ["--models", str(models), "--model", "item_encoder", "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving.server", *arguments, f"--drain-seconds={drain_seconds}"],
+        [sys.executable, "-m", "serving.command", *arguments, f"--drain-seconds={drain_seconds}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,7 +38,7 @@ def running(models, *, drain_seconds):
         while not lines[-1].startswith("ready at "):
             assert lines[-1], process.stderr.read()
             lines.append(process.stdout.readline())
-        assert lines[0].startswith("loading item_encoder version 12 (1 of 1)")
+        assert lines[0].startswith("loading item_encoder version 12 from ")
         assert lines[-1].endswith(": item_encoder/12\n")
         yield process, lines[-1].removeprefix("ready at ").partition(": ")[0]
     finally:
@@ -74,7 +75,11 @@ def refusal(address: str) -> grpc.StatusCode:
 
 class TestDiscover:
     def names(self, **arguments):
-        return [(v.name, v.version) for v in server.discover(**arguments)]
+        return [
+            (config.name, version)
+            for config in server.discover(**arguments)
+            for version in config.wanted(find_versions(config.base_path))
+        ]
 
     def test_the_latest_version_of_each_model(self, models):
         assert self.names(model_folder=models) == [("item_encoder", 12), ("retrieval", 2)]
@@ -103,40 +108,41 @@ class TestDiscover:
 
 
 class TestServe:
-    def test_the_steps_are_reported(self, models):
-        lines = []
-        handle = server.serve(
-            model_folder=models, models=["retrieval"], port=0, progress=lines.append
-        )
-        handle.stop()
+    def test_the_steps_are_logged(self, models, caplog):
+        with caplog.at_level("INFO", "serving"):
+            start(models, "retrieval").stop()
 
-        assert lines[0].startswith("loading retrieval version 2 (1 of 1) from ")
-        assert (
-            "1 warm-up requests, signatures: nearest_items, recommend, serving_default" in lines[1]
+        steps = [r.message for r in caplog.records if r.name == "serving.manager"]
+        assert steps[0].startswith("loading retrieval version 2 from ")
+        assert steps[1].endswith(
+            "1 warm-up requests, signatures: nearest_items, recommend, serving_default"
         )
+        assert (caplog.records[0].model, caplog.records[0].version) == ("retrieval", 2)
 
     def test_it_listens_on_loopback(self, handle):
         assert handle.address == f"127.0.0.1:{handle.port}"
 
-    def test_a_taken_port_is_refused_before_models_are_loaded(self, models):
+    @pytest.mark.parametrize("which", ["port", "rest_port"])
+    def test_a_taken_port_is_refused_before_models_are_loaded(self, models, which, caplog):
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             other.listen()
-            lines = []
-            with pytest.raises(server.ServeError, match=r"Can't listen.* port \d+: .*--port"):
-                server.serve(
-                    model_folder=models, port=other.getsockname()[1], progress=lines.append
-                )
-        assert lines == []
+            port = other.getsockname()[1]
+            with (
+                caplog.at_level("INFO", "serving"),
+                pytest.raises(server.ServeError, match=rf"Can't listen.* port {port}: .*another"),
+            ):
+                start(models, **{which: port})
+        assert not caplog.records
 
     def test_two_servers_never_share_a_port(self, models, handle):
         with pytest.raises(server.ServeError, match="Can't listen"):
-            server.serve(model_folder=models, port=handle.port)
+            start(models, port=handle.port)
 
     def test_a_broken_model_is_reported_and_the_others_are_served(self, models, tmp_path):
         shutil.copytree(models / "item_encoder/3", tmp_path / "item_encoder/3")
         (tmp_path / "broken/5").mkdir(parents=True)
-        handle = server.serve(model_folder=tmp_path, port=0)
+        handle = start(tmp_path)
         with grpc.insecure_channel(handle.address) as channel:
             predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
             assert predict(make_request("item_encoder", item_id=["a"]), TIMEOUT).outputs
@@ -156,18 +162,18 @@ class TestServe:
     def test_nothing_that_loads_is_an_error(self, tmp_path):
         (tmp_path / "broken/5").mkdir(parents=True)
         with pytest.raises(server.ServeError, match=r"None of .* broken version 5: .*pb"):
-            server.serve(model_folder=tmp_path, port=0)
+            start(tmp_path)
 
 
 class TestMain:
     def test_what_can_not_be_served_is_said_in_one_line(self, tmp_path, capsys):
-        assert server.main(["--models", str(tmp_path), "--port", "0"]) == 2
+        assert command.main(["--models", str(tmp_path), "--port", "0"]) == 2
         assert capsys.readouterr().err.startswith(f"guim serve: {tmp_path} holds no models")
 
-    @pytest.mark.parametrize("flag", ["--max-workers", "--max-message-mb", "--drain-seconds"])
+    @pytest.mark.parametrize("flag", ["--max-message-mb", "--drain-seconds", "--poll-seconds"])
     def test_impossible_numbers_are_refused(self, flag, capsys):
         with pytest.raises(SystemExit):
-            server.main([flag, "-1"])
+            command.main([flag, "-1"])
         assert flag in capsys.readouterr().err
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,21 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from serving_testing import make_request
+from serving_testing import make_request, start
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
-    model_management_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
 
-from serving import server, service, tensors
-from serving.manager import ServableManager
+from serving import service, tensors
+from serving.batching import BatchingParameters
 
 TIMEOUT = 60
 
@@ -275,13 +274,8 @@ class TestRefusals:
         ],
     )
     def test_other_calls_are_unimplemented(self, stub, method, request_type):
-        with expect(grpc.StatusCode.UNIMPLEMENTED, "Predict, GetModelMetadata"):
-            getattr(stub, method)(request_type(), TIMEOUT)
-
-    def test_reloading_is_unimplemented(self, channel):
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
         with expect(grpc.StatusCode.UNIMPLEMENTED):
-            stub.HandleReloadConfigRequest(model_management_pb2.ReloadConfigRequest(), TIMEOUT)
+            getattr(stub, method)(request_type(), TIMEOUT)
 
 
 class TestDeadline:
@@ -291,7 +285,7 @@ class TestDeadline:
         os.mkfifo(started)
         os.mkfifo(release)
         gate = make_request("item_encoder", "gate", started=str(started), release=str(release))
-        handle = server.serve(model_folder=models, models=["item_encoder"], port=0, max_workers=1)
+        handle = start(models, "item_encoder", batching=BatchingParameters(num_batch_threads=1))
         with grpc.insecure_channel(handle.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             held = stub.Predict.future(gate, TIMEOUT)
@@ -304,34 +298,11 @@ class TestDeadline:
             assert encode(stub, "a").model_spec.version.value == 12
         handle.stop()
 
-    def test_what_waited_beyond_its_deadline_is_not_run(self):
-        class Context:
-            def time_remaining(self):
-                return -0.1
-
-            def abort(self, code, details):
-                raise ConnectionAbortedError(code)
-
-        def call(manager, request):
-            pytest.fail("was run")
-
-        with pytest.raises(ConnectionAbortedError, match="DEADLINE_EXCEEDED"):
-            service.answer(call, ServableManager(), None, Context())
-
     def test_a_bug_is_an_internal_error_and_logged(self, caplog):
-        class Context:
-            def time_remaining(self):
-                return None
+        code, details = service.status_of(ZeroDivisionError("oops"))
 
-            def abort(self, code, details):
-                raise ConnectionAbortedError(code, details)
-
-        def broken(manager, request):
-            raise ZeroDivisionError("oops")
-
-        with pytest.raises(ConnectionAbortedError, match=r"INTERNAL.*ZeroDivisionError: oops"):
-            service.answer(broken, ServableManager(), None, Context())
-        assert "broken failed" in caplog.text
+        assert (code, details) == (grpc.StatusCode.INTERNAL, "ZeroDivisionError: oops")
+        assert "a request failed" in caplog.text
 
 
 class TestMetadata:
@@ -418,7 +389,7 @@ class TestHealth:
             stub.Check(health_pb2.HealthCheckRequest(service="other"), TIMEOUT)
 
     def test_watchers_hear_of_the_shutdown_and_do_not_hold_it_up(self, models):
-        handle = server.serve(model_folder=models, models=["item_encoder"], port=0)
+        handle = start(models, "item_encoder")
         with grpc.insecure_channel(handle.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(), TIMEOUT

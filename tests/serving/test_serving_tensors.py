@@ -98,7 +98,9 @@ def test_one_value_stands_for_all_elements():
     assert tensors.to_array(proto, name="x").tolist() == [[5, 5], [5, 5]]
 
 
-@pytest.mark.parametrize(("values", "expected"), [(["a", "b"], [b"a", b"b", b"b"]), ([], [b""] * 3)])
+@pytest.mark.parametrize(
+    ("values", "expected"), [(["a", "b"], [b"a", b"b", b"b"]), ([], [b""] * 3)]
+)
 def test_the_last_text_stands_for_those_left_out(values, expected):
     proto = tensors.to_proto(np.array(values, object), name="x")
     proto.tensor_shape.dim[0].size = 3
@@ -121,7 +123,10 @@ def _proto(dtype=types_pb2.DT_FLOAT, shape=(1,), **fields) -> tensor_pb2.TensorP
         (_proto(dtype=types_pb2.DT_VARIANT), "x: unsupported DT_VARIANT"),
         (_proto(shape=(-1, 2)), r"x: shape \[\?,2\], expected every dimension to be known"),
         (_proto(shape=(2,), float_val=[1, 2, 3]), r"x: 3 values for shape \[2\], expected 2"),
-        (_proto(shape=(2,), tensor_content=b"abc"), r"content of 3 bytes and 0 values do not hold DT_FLOAT"),
+        (
+            _proto(shape=(2,), tensor_content=b"abc"),
+            r"content of 3 bytes and 0 values do not hold DT_FLOAT",
+        ),
         (_proto(types_pb2.DT_UINT8, shape=(1,), int_val=[300]), "1 values do not hold DT_UINT8"),
         (_proto(shape=(1 << 40, 1 << 40), float_val=[1]), r"unpacks to 4835703278458516698824704"),
         (
