@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from guim_tf import schema
-from serving import display, tensors
+from serving import display, tensors, tls
 from serving.histories import (
     Catalogue,
     History,
@@ -26,6 +26,7 @@ from serving.histories import (
     load_histories,
     parse_time,
 )
+from serving.text_config import TextConfigError
 
 DEFAULT_SERVER = "127.0.0.1:8500"
 RETRIEVAL, RECOMMEND = "retrieval", "recommend"
@@ -40,9 +41,17 @@ class Recommendation:
     interest: int
 
 
-def connect(server: str) -> grpc.Channel:
-    """A channel to `host:port`; answers of any size are accepted."""
-    return grpc.insecure_channel(server, options=(("grpc.max_receive_message_length", -1),))
+def connect(server: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A channel to `host:port`; answers of any size are accepted.
+
+    Args:
+      server: the address.
+      credentials: of `tls.channel_credentials`; None for a server without encryption.
+    """
+    options = (("grpc.max_receive_message_length", -1),)
+    if credentials is None:
+        return grpc.insecure_channel(server, options=options)
+    return grpc.secure_channel(server, credentials, options=options)
 
 
 def predict(
@@ -218,6 +227,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exclude-seen", action="store_true", help="nothing bought before")
     parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT")
     parser.add_argument("--model", default=RETRIEVAL, help="retrieval model (%(default)s)")
+    parser.add_argument(
+        "--tls-ca", metavar="PEM", help="authority of the server's certificate: encrypts"
+    )
+    parser.add_argument("--tls-cert", metavar="PEM", help="this client's, where one is asked for")
+    parser.add_argument("--tls-key", metavar="PEM", help="of --tls-cert")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON line a user")
     return parser
@@ -234,6 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.user and arguments.random < 1:
         parser.error("say which users: --user ID, or --random N")
+    if (arguments.tls_cert is None) != (arguments.tls_key is None) or (
+        arguments.tls_cert and not arguments.tls_ca
+    ):
+        parser.error("--tls-cert and --tls-key go together, and with --tls-ca")
     if min(arguments.k, arguments.max_length) < 1 or arguments.random < 0:
         parser.error("--k and --max-length must be 1 or more, --random 0 or more")
     try:
@@ -246,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_length=arguments.max_length,
         )
         catalogue = Catalogue(arguments.dataset)
-        with connect(arguments.server) as channel:
+        with connect(arguments.server, _credentials(arguments)) as channel:
             answers = recommend(
                 channel,
                 histories,
@@ -255,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 model=arguments.model,
                 timeout=arguments.timeout,
             )
-    except (HistoryError, schema.SchemaError) as e:
+    except (HistoryError, schema.SchemaError, TextConfigError) as e:
         print(f"guim recommend: {e}", file=sys.stderr)
         return 2
     except grpc.RpcError as e:
@@ -269,6 +287,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             display.show(console, history, answer, items)
     return 0
+
+
+def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    if arguments.tls_ca is None:
+        return None
+    return tls.channel_credentials(
+        ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key
+    )
 
 
 def as_json(

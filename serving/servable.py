@@ -232,7 +232,7 @@ def what_breaks(old: Servable, new: Servable) -> str | None:
     They can where each signature is still there, takes the same inputs and gives the same outputs,
     in name, dtype and shape. More signatures and more outputs do no harm.
     """
-    for name, before in old.signature_defs.items():
+    for name, before in sorted(old.signature_defs.items()):
         if before.method_name not in _METHODS:
             continue
         after = new.signature_defs.get(name)

@@ -1,0 +1,258 @@
+"""Which requests run together, in which order, and what becomes of those that can't."""
+
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.batching import Batcher, BatchingParameters
+from serving.metrics import Metrics
+from serving.servable import Call, RequestError, Servable
+
+TIMEOUT = 60
+
+
+class Recorder:
+    """A model that says what it was called with: rows plus `add`, or one that refuses a 13."""
+
+    def __init__(self):
+        self.calls = []
+        self.running = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, **inputs):
+        self.calls.append({name: value.numpy() for name, value in inputs.items()})
+        self.running.set()
+        assert self.gate.wait(TIMEOUT)
+        x = inputs["x"]
+        if x.dtype == tf.string:
+            return {"y": tf.strings.length(x)}
+        if 13 in x.numpy():
+            raise tf.errors.InvalidArgumentError(None, None, "thirteen")
+        return {"y": x + inputs.get("add", 0), "twice": 2 * x}
+
+    def shapes(self):
+        return [call["x"].shape for call in self.calls]
+
+
+@pytest.fixture
+def model():
+    return Recorder()
+
+
+@pytest.fixture
+def start(model):
+    """Starts a batcher of one thread; at the end it is closed and the model let go."""
+    started = []
+
+    def make(**parameters):
+        others = {name: parameters.pop(name) for name in ["batch_all"] if name in parameters}
+        found = Batcher(
+            BatchingParameters(**({"num_batch_threads": 1} | parameters)),
+            metrics=Metrics(),
+            **others,
+        )
+        started.append(found)
+        return found
+
+    yield make
+    model.gate.set()
+    for batcher in started:
+        batcher.close()
+
+
+def call(model, x, *, row_by_row=True, wanted=("y",), **inputs) -> Call:
+    if not hasattr(model, "servable"):
+        model.servable = Servable("m", 1, None, {}, {"f": model}, row_by_row=row_by_row)
+    return Call(model.servable, "f", {"x": np.asarray(x)} | inputs, wanted)
+
+
+def hold(batcher, model):
+    """Keeps the only thread busy with a call of its own; what follows has to wait."""
+    model.gate.clear()
+    model.running.clear()
+    held = batcher.submit(call(model, [[0]]))
+    assert model.running.wait(TIMEOUT)
+    return held
+
+
+def test_what_waits_together_runs_together_and_everyone_gets_his_own_rows(start, model):
+    batcher = start()
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, [[n, n]] * n)) for n in (1, 2, 3)]
+    model.gate.set()
+
+    for n, future in zip((1, 2, 3), futures, strict=True):
+        np.testing.assert_array_equal(future.result(TIMEOUT)["y"], [[n, n]] * n)
+    assert model.shapes() == [(1, 1), (6, 2)]
+
+
+def test_only_the_outputs_that_are_wanted_come_back(start, model):
+    found = start().submit(call(model, [1], wanted=["twice"])).result(TIMEOUT)
+    assert found.keys() == {"twice"}
+
+
+def test_shorter_rows_end_blank(start, model):
+    batcher = start()
+    hold(batcher, model)
+    texts = [np.array([["a"]], object), np.array([["bb", "ccc"]], object)]
+    futures = [batcher.submit(call(model, text)) for text in texts]
+    model.gate.set()
+
+    assert futures[1].result(TIMEOUT)["y"].tolist() == [[2, 3]]
+    assert futures[0].result(TIMEOUT)["y"].tolist() == [[1, 0]]
+    assert model.calls[1]["x"].tolist() == [[b"a", b""], [b"bb", b"ccc"]]
+
+
+def test_other_scalars_ranks_or_dtypes_run_apart(start, model):
+    batcher = start()
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, [1], add=np.array(n))) for n in (5, 7, 5)] + [
+        batcher.submit(call(model, [[1]], add=np.array(5)))
+    ]
+    model.gate.set()
+
+    answers = [future.result(TIMEOUT)["y"].tolist() for future in futures]
+    assert answers == [[6], [8], [6], [[6]]]
+    assert model.shapes() == [(1, 1), (2,), (1,), (1, 1)]
+
+
+def test_a_batch_ends_at_its_size_and_a_larger_request_runs_alone(start, model):
+    batcher = start(max_batch_size=4)
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, [1] * n)) for n in (3, 2, 9)]
+    model.gate.set()
+
+    assert [len(future.result(TIMEOUT)["y"]) for future in futures] == [3, 2, 9]
+    assert model.shapes()[1:] == [(3,), (2,), (9,)]
+
+
+def test_models_that_are_not_known_to_be_row_by_row_are_not_batched(start, model):
+    batcher = start()
+    hold(batcher, call_model := model)
+    futures = [batcher.submit(call(call_model, [n])) for n in (1, 2)]
+    model.servable = Servable("m", 1, None, {}, {"f": model}, row_by_row=False)
+    futures += [batcher.submit(call(call_model, [n])) for n in (3, 4)]
+    model.gate.set()
+
+    assert [future.result(TIMEOUT)["y"].tolist() for future in futures] == [[1], [2], [3], [4]]
+    assert model.shapes()[1:] == [(2,), (1,), (1,)]
+
+
+def test_batching_of_all_models_keeps_unlike_shapes_apart(start, model):
+    batcher = start(batch_all=True)
+    model.servable = Servable("m", 1, None, {}, {"f": model}, row_by_row=False)
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, [[1] * n])) for n in (2, 3, 2)]
+    model.gate.set()
+
+    assert [len(future.result(TIMEOUT)["y"][0]) for future in futures] == [2, 3, 2]
+    assert model.shapes()[1:] == [(2, 2), (1, 3)]
+
+
+def test_batches_are_filled_up_to_an_allowed_size(start, model):
+    batcher = start(max_batch_size=4, allowed_batch_sizes=(2, 4))
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, [n])) for n in (1, 2, 3)]
+    model.gate.set()
+
+    assert [future.result(TIMEOUT)["y"].tolist() for future in futures] == [[1], [2], [3]]
+    assert model.shapes() == [(2, 1), (4,)]
+    assert model.calls[1]["x"].tolist() == [1, 2, 3, 0]
+
+
+def test_a_request_that_the_graph_refuses_spoils_no_other(start, model):
+    batcher = start()
+    hold(batcher, model)
+    good, bad, also_good = [batcher.submit(call(model, [n])) for n in (1, 13, 2)]
+    model.gate.set()
+
+    assert good.result(TIMEOUT)["y"].tolist() == [1]
+    assert also_good.result(TIMEOUT)["y"].tolist() == [2]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="thirteen"):
+        bad.result(TIMEOUT)
+
+
+def test_inputs_of_unlike_length_and_empty_ones_are_left_to_the_graph(start, model):
+    batcher = start()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ncompatible shapes"):
+        batcher.submit(call(model, [1, 2], add=np.array([1, 2, 3]))).result(TIMEOUT)
+    empty = batcher.submit(call(model, np.zeros((0, 2), np.int64))).result(TIMEOUT)
+    assert empty["y"].shape == (0, 2)
+
+
+def test_what_waits_is_bounded(start, model):
+    batcher = start(max_batch_size=2, max_enqueued_batches=2)
+    held = hold(batcher, model)
+    futures = [batcher.submit(call(model, [n, n])) for n in (1, 2)]
+    with pytest.raises(RequestError, match="queue .* is full; 4 of 4 rows") as error:
+        batcher.submit(call(model, [3]))
+    assert error.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(RequestError):
+        batcher.require_room()
+    model.gate.set()
+
+    for future in [held, *futures]:
+        future.result(TIMEOUT)
+    assert batcher.submit(call(model, [4])).result(TIMEOUT)["y"].tolist() == [4]
+
+
+def test_a_request_above_the_bound_runs_when_nothing_waits(start, model):
+    batcher = start(max_batch_size=2, max_enqueued_batches=1)
+    assert len(batcher.submit(call(model, [1] * 5)).result(TIMEOUT)["y"]) == 5
+
+
+def test_what_nobody_waits_for_is_not_run(start, model):
+    batcher = start()
+    hold(batcher, model)
+    cancelled = batcher.submit(call(model, [1]))
+    late = batcher.submit(call(model, [2]), deadline=time.monotonic() - 1)
+    good = batcher.submit(call(model, [3]), deadline=time.monotonic() + TIMEOUT)
+    assert cancelled.cancel()
+    model.gate.set()
+
+    assert good.result(TIMEOUT)["y"].tolist() == [3]
+    with pytest.raises(RequestError) as error:
+        late.result(TIMEOUT)
+    assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert model.shapes() == [(1, 1), (1,)]
+
+
+def test_a_timeout_waits_for_a_fuller_batch_and_a_full_one_does_not_wait(start, model):
+    batcher = start(max_batch_size=2, batch_timeout_micros=TIMEOUT * 1_000_000)
+    futures = [batcher.submit(call(model, [n])) for n in (1, 2)]
+
+    assert [future.result(TIMEOUT / 2)["y"].tolist() for future in futures] == [[1], [2]]
+    assert model.shapes() == [(2,)]
+
+
+def test_an_idle_batcher_keeps_no_model(start, model):
+    """A retired model must go when its last request is answered."""
+    import gc
+    import weakref
+
+    batcher = start()
+    future = batcher.submit(call(model, [1]))
+    future.result(TIMEOUT)
+    kept = weakref.ref(model.servable)
+    del future, model.servable
+    for _ in range(100):
+        gc.collect()
+        if kept() is None:
+            return
+        time.sleep(0.01)
+    pytest.fail("the batch thread keeps the model")
+
+
+def test_figures_are_kept(model):
+    metrics = Metrics()
+    batcher = Batcher(BatchingParameters(num_batch_threads=1), metrics=metrics)
+    batcher.submit(call(model, [1, 2, 3])).result(TIMEOUT)
+    batcher.close()
+
+    text = metrics.text().decode()
+    assert ':tensorflow:serving:batching:processed_batch_size_sum{model_name="m"} 3.0' in text
