@@ -36,6 +36,9 @@ setup(
         "pyarrow>=15",  # record batches, Parquet
         "tensorflow-serving-api>=2.20,<2.21",  # the official stubs
         "grpcio-health-checking>=1.60",  # the standard health service
+        "aiohttp>=3.9",  # TF Serving's REST interface, on gRPC's event loop
+        "prometheus-client>=0.20",  # metrics in Prometheus' text format
+        "python-json-logger>=3",  # the server's log as JSON lines
         "jinja2>=3.1",  # the HTML report
         "matplotlib>=3.8",  # its plots
         "rich>=13",  # tables on the terminal
@@ -47,6 +50,8 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
+            "hypothesis>=6.100",  # requests that nobody thought of
+            "trustme>=1.1",  # certificates for tests, made on the spot
             "ruff>=0.5",
             "mypy>=1.10",
         ]

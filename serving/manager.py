@@ -152,12 +152,16 @@ class ServableManager:
                     continue  # a disk that is away for a moment takes no model with it
             else:
                 self._unreadable.discard(config.name)
-            wanted = config.wanted(found)
-            for version in wanted:
-                self._consider(config, version)
-            available = {s.version for s in self.states(config.name) if s.servable}
-            if available & set(wanted) or not wanted:
-                self._retire(config.name, available - set(wanted))
+            candidates = config.candidates(found)
+            chosen: set[int] = set()
+            for version in candidates:
+                if len(chosen) == config.enough:
+                    break
+                if self._consider(config, version):
+                    chosen.add(version)
+            if chosen or not candidates:
+                available = {s.version for s in self.states(config.name) if s.servable}
+                self._retire(config.name, available - chosen)
             self._forget(config.name, set(found))
         names = {config.name for config in self._configs}
         for name in {state.name for state in self.states()} - names:
@@ -169,16 +173,20 @@ class ServableManager:
             self._unreadable.add(name)
             _log.warning(text)
 
-    def _consider(self, config: ModelConfig, version: int) -> None:
-        """Loads a version unless it is loaded, is not whole yet, or failed as it lies there."""
+    def _consider(self, config: ModelConfig, version: int) -> bool:
+        """Loads a version unless it is loaded, is not whole yet, or failed as it lies there.
+
+        Returns:
+          Whether it can be served.
+        """
         known = self._states.get((config.name, version))
         if known is not None and known.servable is not None:
-            return
+            return True
         path = config.base_path / str(version)
         try:
             listing = list_files(path)
             if known is not None and known.state == END and known.listing == listing:
-                return
+                return False
             missing = what_is_missing(path, listing, settle_seconds=self._settle_seconds)
         except OSError as e:
             listing, missing = (), f"{path} can't be read: {e}"
@@ -187,12 +195,12 @@ class ServableManager:
                 about = {"model": config.name, "version": version}
                 _log.info("%s version %d waits: %s", config.name, version, missing, extra=about)
             self._put(VersionState(config.name, version, START, details=missing))
-            return
-        self._load(config, version, path, listing)
+            return False
+        return self._load(config, version, path, listing)
 
     def _load(
         self, config: ModelConfig, version: int, path: pathlib.Path, listing: Listing
-    ) -> None:
+    ) -> bool:
         name = config.name
         self._put(VersionState(name, version, LOADING))
         about = {"model": name, "version": version}
@@ -208,7 +216,7 @@ class ServableManager:
             self._put(
                 VersionState(name, version, END, code=_code(e), details=str(e), listing=listing)
             )
-            return
+            return False
         seconds = time.monotonic() - start
         self._metrics.load(str(path), status="success", seconds=seconds)
         weakref.finalize(servable, self._gone.append, (name, version))
@@ -222,6 +230,7 @@ class ServableManager:
             ", ".join(sorted(servable.functions)),
             extra=about,
         )
+        return True
 
     def _require_same_contract(self, new: servable_lib.Servable) -> None:
         """A version takes over from another unasked: their clients must not notice.

@@ -52,15 +52,18 @@ class ModelConfig:
     policy: Policy = Latest()
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-    def wanted(self, versions: Sequence[int]) -> tuple[int, ...]:
-        """Which of the versions on disk (ascending) are to be served, ascending."""
-        match self.policy:
-            case Latest(number):
-                return tuple(versions[-number:])
-            case All():
-                return tuple(versions)
-            case Specific(chosen):
-                return tuple(v for v in versions if v in chosen)
+    def candidates(self, versions: Sequence[int]) -> tuple[int, ...]:
+        """Which of the versions on disk may be served, the highest first."""
+        highest_first = sorted(versions, reverse=True)
+        if isinstance(self.policy, Specific):
+            return tuple(v for v in highest_first if v in self.policy.versions)
+        return tuple(highest_first)
+
+    @property
+    def enough(self) -> int | None:
+        """How many of the candidates are served; None for all. Where one can't be loaded the next
+        lower one serves in its place."""
+        return self.policy.versions if isinstance(self.policy, Latest) else None
 
 
 def from_proto(config: model_server_config_pb2.ModelServerConfig) -> tuple[ModelConfig, ...]:

@@ -21,7 +21,7 @@ from guim_tf.schema import Schema
 from guim_tf.training import train
 from serving import client
 from serving.histories import load_histories
-from serving.server import serve
+from serving.server import discover, serve
 
 DAY = 86_400
 T0 = 1_600_000_000
@@ -66,7 +66,7 @@ def models(dataset, run):
 
 @pytest.fixture(scope="module")
 def server(models):
-    handle = serve(model_folder=models, host="127.0.0.1", port=0)
+    handle = serve(discover(model_folder=models), port=0)
     yield handle.address
     handle.stop()
 

@@ -14,12 +14,12 @@ from guim_tf.runs import load_run
 from guim_tf.schema import Schema
 from guim_tf.shards import shard_files
 from serving.client import connect, predict
-from serving.server import serve
+from serving.server import discover, serve
 
 
 @pytest.fixture(scope="module")
 def channel(shop_models):
-    handle = serve(model_folder=shop_models, host="127.0.0.1", port=0)
+    handle = serve(discover(model_folder=shop_models), port=0)
     channel = connect(f"127.0.0.1:{handle.port}")
     yield channel
     channel.close()

@@ -35,11 +35,17 @@ class TestModels:
         assert model == ModelConfig("m", pathlib.Path("/models/m"), expected)
 
     @pytest.mark.parametrize(
-        ("policy", "wanted"),
-        [(Latest(), (7,)), (Latest(2), (3, 7)), (All(), (1, 3, 7)), (Specific((1, 9)), (1,))],
+        ("policy", "candidates", "enough"),
+        [
+            (Latest(), (7, 3, 1), 1),
+            (Latest(2), (7, 3, 1), 2),
+            (All(), (7, 3, 1), None),
+            (Specific((1, 9)), (1,), None),
+        ],
     )
-    def test_what_a_policy_wants_of_what_there_is(self, policy, wanted):
-        assert ModelConfig("m", pathlib.Path("/m"), policy).wanted((1, 3, 7)) == wanted
+    def test_what_a_policy_takes_of_what_there_is(self, policy, candidates, enough):
+        config = ModelConfig("m", pathlib.Path("/m"), policy)
+        assert (config.candidates((1, 3, 7)), config.enough) == (candidates, enough)
 
     def test_labels(self):
         (model,) = configs(

@@ -120,6 +120,13 @@ class TestRefusals:
         assert "saved_model.pb is damaged" in broken.details
         assert "e version 2 can't be served" in caplog.text
 
+    def test_a_start_with_a_broken_version_serves_the_one_below(self, base, copy):
+        copy(1)
+        (copy(2) / "saved_model.pb").write_bytes(b"")
+        manager = manage(base)
+
+        assert states(manager) == {1: AVAILABLE, 2: END}
+
     def test_it_is_not_tried_again_until_it_changes(self, base, copy, caplog):
         copy(1)
         manager = manage(base)
