@@ -28,7 +28,8 @@ class BatchingParameters:
     """TF Serving's parameters of the same names.
 
     Attributes:
-      max_batch_size: rows of a batch. A request with more is run, by itself.
+      max_batch_size: rows of a batch. A request with more is run by itself: in pieces where its
+        model answers row by row, so that memory is bounded.
       batch_timeout_micros: how long the oldest request waits for a fuller batch.
       max_enqueued_batches: times `max_batch_size`, the rows that may wait.
       num_batch_threads: batches that run at once.
@@ -93,6 +94,12 @@ class _Task:
     @property
     def alone(self) -> bool:
         return type(self.key) is object
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether rows of this request may be run apart from each other."""
+        sizes = {len(x) for x in self.call.inputs.values() if x.ndim}
+        return self.call.servable.row_by_row and sizes == {self.rows}
 
 
 class Batcher:
@@ -231,7 +238,10 @@ class Batcher:
         start = time.monotonic()
         call = tasks[0].call
         try:
-            outputs = run(call.servable, call.signature_name, self._stack(tasks))
+            pieces = [
+                run(call.servable, call.signature_name, inputs) for inputs in self._inputs(tasks)
+            ]
+            outputs = pieces[0] if len(pieces) == 1 else _joined(pieces)
             parts = _split(outputs, [task.rows for task in tasks], whole=tasks[0].alone)
         except Exception as e:
             if len(tasks) == 1:
@@ -249,17 +259,30 @@ class Batcher:
         for task, part in zip(tasks, parts, strict=True):
             task.future.set_result({name: part[name] for name in task.call.wanted})
 
-    def _stack(self, tasks: Sequence[_Task]) -> Mapping[str, np.ndarray]:
-        """Inputs of all requests, row after row, filled up to an allowed size."""
-        if tasks[0].alone:
-            return tasks[0].call.inputs
+    def _inputs(self, tasks: Sequence[_Task]) -> list[Mapping[str, np.ndarray]]:
+        """Inputs of all requests, row after row, filled up to an allowed size; or those of one
+        large request in pieces."""
+        first = tasks[0]
+        if first.alone:
+            step = self._parameters.max_batch_size
+            if not first.row_by_row or first.rows <= step:
+                return [first.call.inputs]
+            return [
+                {
+                    name: x if x.ndim == 0 else x[n : n + step]
+                    for name, x in first.call.inputs.items()
+                }
+                for n in range(0, first.rows, step)
+            ]
         rows = sum(task.rows for task in tasks)
         sizes = self._parameters.allowed_batch_sizes
         size = next((s for s in sizes if s >= rows), rows)
-        return {
-            name: first if first.ndim == 0 else _stack([t.call.inputs[name] for t in tasks], size)
-            for name, first in tasks[0].call.inputs.items()
-        }
+        return [
+            {
+                name: x if x.ndim == 0 else _stack([t.call.inputs[name] for t in tasks], size)
+                for name, x in first.call.inputs.items()
+            }
+        ]
 
 
 def _starts(task: _Task) -> bool:
@@ -289,6 +312,10 @@ def _stack(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
         stacked[place] = array
         row += len(array)
     return stacked
+
+
+def _joined(pieces: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _split(

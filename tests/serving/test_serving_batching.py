@@ -121,14 +121,15 @@ def test_other_scalars_ranks_or_dtypes_run_apart(start, model):
     assert model.shapes() == [(1, 1), (2,), (1,), (1, 1)]
 
 
-def test_a_batch_ends_at_its_size_and_a_larger_request_runs_alone(start, model):
+def test_a_batch_ends_at_its_size_and_a_larger_request_runs_in_pieces(start, model):
     batcher = start(max_batch_size=4)
     hold(batcher, model)
-    futures = [batcher.submit(call(model, [1] * n)) for n in (3, 2, 9)]
+    futures = [batcher.submit(call(model, range(n))) for n in (3, 2, 9)]
     model.gate.set()
 
-    assert [len(future.result(TIMEOUT)["y"]) for future in futures] == [3, 2, 9]
-    assert model.shapes()[1:] == [(3,), (2,), (9,)]
+    answers = [future.result(TIMEOUT)["y"].tolist() for future in futures]
+    assert answers == [list(range(n)) for n in (3, 2, 9)]
+    assert model.shapes()[1:] == [(3,), (2,), (4,), (4,), (1,)]  # the large one in pieces
 
 
 def test_models_that_are_not_known_to_be_row_by_row_are_not_batched(start, model):
@@ -139,8 +140,9 @@ def test_models_that_are_not_known_to_be_row_by_row_are_not_batched(start, model
     futures += [batcher.submit(call(call_model, [n])) for n in (3, 4)]
     model.gate.set()
 
-    assert [future.result(TIMEOUT)["y"].tolist() for future in futures] == [[1], [2], [3], [4]]
-    assert model.shapes()[1:] == [(2,), (1,), (1,)]
+    futures.append(batcher.submit(call(call_model, [0] * 40)))
+    assert [len(future.result(TIMEOUT)["y"]) for future in futures] == [1, 1, 1, 1, 40]
+    assert model.shapes()[1:] == [(2,), (1,), (1,), (40,)]
 
 
 def test_batching_of_all_models_keeps_unlike_shapes_apart(start, model):
