@@ -23,7 +23,7 @@ setup(
     package_data={
         "guim_tf.evaluation": ["*.html"],
         "guim_tf.benchmark": ["*.html"],
-        "serving": ["docker/*"],
+        "serving": ["docker/*", "README.md"],
     },
     install_requires=[
         "tensorflow>=2.20,<2.21",  # scann[tf] 1.4.2 is built against 2.20 and no other
