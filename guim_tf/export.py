@@ -15,7 +15,7 @@ from guim_tf.alignment import align
 from guim_tf.artifacts import Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
-from guim_tf.data import history_at, window
+from guim_tf.data import Events, history_at, window
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run
@@ -33,6 +33,7 @@ EVENTS = {
     "timestamp": tf.TensorSpec([None, None], tf.int64, "timestamp"),
     "as_of": tf.TensorSpec([None], tf.int64, "as_of"),
 }
+_COLUMN = "column"  # of an event in a request, from 1
 ACTION = tf.TensorSpec([None, None], tf.string, "action")
 
 
@@ -107,7 +108,7 @@ class ItemEncoderModule(tf.Module):
 
 
 class UserEncoderModule(tf.Module):
-    """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
+    """What `user_encoder` serves: histories at a moment -> `[B, C, d]`, and what they attend to."""
 
     def __init__(
         self, model: GUIM, lookups: Lookups, schema: Schema, config: Config, turn: Turn
@@ -120,12 +121,14 @@ class UserEncoderModule(tf.Module):
         if config.model.actions:
             self.actions = ActionTable(schema.actions)
         self._encode = model.encode_users
+        self._attend = model.attend
         self._shape = [None, config.model.interests, config.model.embedding_dim]
         self._schema = schema
         self._config = config
-        self.encode_users = tf.function(
-            self._encode_users,
-            input_signature=[*EVENTS.values(), *action_inputs(config.model)],
+        inputs = [*EVENTS.values(), *action_inputs(config.model)]
+        self.encode_users = tf.function(self._encode_users, input_signature=inputs)
+        self.encode_users_with_attention = tf.function(
+            self._encode_users_with_attention, input_signature=inputs
         )
 
     def _encode_users(
@@ -138,9 +141,47 @@ class UserEncoderModule(tf.Module):
         action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Events outside of [as_of - D1, as_of) are dropped, then all but the last max_length."""
+        history = self._history(item_id, category_id, title, timestamp, as_of, action)
+        users = self.turn(self._encode(history, as_of))
+        return {"user_embedding": tf.ensure_shape(users, self._shape)}
+
+    def _encode_users_with_attention(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        action: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The same, and how much each vector attends to each event; 0 for what was dropped."""
+        history = self._history(item_id, category_id, title, timestamp, as_of, action)
+        column = history[_COLUMN]
+        shape = [*tf.unstack(tf.shape(item_id, tf.int64)), self._shape[1]]
+        users, attention = self._attend(history, as_of)
+        kept = tf.where(column > 0)  # user, place in `attention`
+        at = tf.stack([kept[:, 0], tf.gather_nd(column, kept) - 1], axis=1)
+        of_event = tf.scatter_nd(at, tf.gather_nd(tf.transpose(attention, [0, 2, 1]), kept), shape)
+        return {
+            "user_embedding": tf.ensure_shape(self.turn(users), self._shape),
+            "attention": tf.transpose(of_event, [0, 2, 1]),
+        }
+
+    def _history(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        action: tf.Tensor | None,
+    ) -> Events:
+        """The events of a request that the encoder sees; `_COLUMN` says where they stood."""
         present = item_id != ""
         ids = tf.ragged.boolean_mask(item_id, present)
+        columns = tf.broadcast_to(tf.range(1, tf.shape(item_id, tf.int64)[1] + 1), tf.shape(item_id))
         sequences = {
+            _COLUMN: tf.ragged.boolean_mask(columns, present),
             names.TIMESTAMP: tf.ragged.boolean_mask(timestamp, present),
             names.ITEM_INDEX: ids.with_values(self.lookups.items(ids.values)),
             names.CATEGORY_INDEX: ids.with_values(
@@ -155,9 +196,7 @@ class UserEncoderModule(tf.Module):
                 self.actions(tf.boolean_mask(action, present))
             )
         start = as_of - self._config.window.history_days * names.DAY
-        history = window(sequences, start, as_of, last=self._config.window.max_length)
-        users = self.turn(self._encode(history, as_of))
-        return {"user_embedding": tf.ensure_shape(users, self._shape)}
+        return window(sequences, start, as_of, last=self._config.window.max_length)
 
     @tf.function(
         input_signature=[
@@ -223,6 +262,7 @@ def export(
     users = UserEncoderModule(model, lookups, schema, config, turn)
     encode_items = items.encode_items.get_concrete_function()
     encode_users = users.encode_users.get_concrete_function()
+    attending = users.encode_users_with_attention.get_concrete_function()
     common: dict[str, Any] = {"models": models, "schema": schema, "config": config}
     return ExportResult(
         item_encoder=str(
@@ -242,6 +282,7 @@ def export(
                     "serving_default": encode_users,
                     "encode_users": encode_users,
                     "encode_user_examples": users.encode_user_examples.get_concrete_function(),
+                    "encode_users_with_attention": attending,
                 },
                 warmup=users.warmup(),
                 **common,
