@@ -7,6 +7,7 @@ form.
 import pathlib
 import shutil
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -63,6 +64,7 @@ def save(
     schema: Schema,
     config: Config,
     warmup: Warmup,
+    extra: Mapping[str, str] = MappingProxyType({}),
 ) -> pathlib.Path:
     """Writes the next version of a model.
 
@@ -74,6 +76,7 @@ def save(
       schema: of the data set that the model was trained on.
       config: that it was trained with.
       warmup: requests that a server replays before it says that it is ready.
+      extra: more files for `assets.extra/`, their text by name.
 
     Returns:
       The version's folder.
@@ -88,11 +91,12 @@ def save(
         signatures=dict(signatures),
         options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
     )
-    extra = unfinished / EXTRA
-    extra.mkdir()
-    schema.save(extra)
-    (extra / CONFIG_FILE).write_text(to_json(config), encoding="utf-8")
-    with tf.io.TFRecordWriter(str(extra / WARMUP_FILE)) as writer:
+    folder = unfinished / EXTRA
+    folder.mkdir()
+    schema.save(folder)
+    for file, text in {CONFIG_FILE: to_json(config), **extra}.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
         for signature, inputs in warmup.items():
             writer.write(_warmup_record(name, signature, inputs))
     return unfinished.rename(base / str(version))

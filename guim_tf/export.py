@@ -179,7 +179,9 @@ class UserEncoderModule(tf.Module):
         """The events of a request that the encoder sees; `_COLUMN` says where they stood."""
         present = item_id != ""
         ids = tf.ragged.boolean_mask(item_id, present)
-        columns = tf.broadcast_to(tf.range(1, tf.shape(item_id, tf.int64)[1] + 1), tf.shape(item_id))
+        columns = tf.broadcast_to(
+            tf.range(1, tf.shape(item_id, tf.int64)[1] + 1), tf.shape(item_id)
+        )
         sequences = {
             _COLUMN: tf.ragged.boolean_mask(columns, present),
             names.TIMESTAMP: tf.ragged.boolean_mask(timestamp, present),

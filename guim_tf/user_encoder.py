@@ -201,7 +201,9 @@ class UserEncoder(keras.layers.Layer):
             weights = [tf.reduce_mean(x, axis=1) for x in by_head]
         else:
             rows = zip(as_rows(packing, tokens), of_cls, strict=True)
-            weights = [self.interest_heads.attention_weights(x, visible=seen)[:, 0] for x, seen in rows]
+            weights = [
+                self.interest_heads.attention_weights(x, visible=seen)[:, 0] for x, seen in rows
+            ]
         widths = [tf.shape(group.present)[1] for group in packing.groups]
         longest = tf.reduce_max(tf.stack(widths))
         to_events = [

@@ -18,12 +18,9 @@ from guim_tf.config import Config, RetrievalConfig
 from guim_tf.encoders import encode_items
 from guim_tf.evaluation.ragged import ragged
 from guim_tf.evaluation.repeats import HabitSearch
+from guim_tf.index_items import IndexItems, read_vectors
 from guim_tf.popularity import prior
-from guim_tf.retrieval import (
-    build_index,
-    main,
-    read_vectors,
-)
+from guim_tf.retrieval import build_index, main
 from guim_tf.schema import Schema
 from guim_tf.shards import shard_files
 from guim_tf.strict_json import load as load_config
@@ -183,14 +180,15 @@ def test_an_index_is_built_from_vectors_alone(
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(items[shuffled].ravel()), dim)
     ids = [catalogue.item_id[i] for i in shuffled]
     pq.write_table(pa.table({"item_id": ids, "item_embedding": vectors}), tmp_path / "v.parquet")
-    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet", catalogue), items)
+    read = read_vectors(tmp_path / "v.parquet", IndexItems.of(catalogue))
+    np.testing.assert_array_equal(read, items)
 
     before = versions(shop_models, "retrieval_exact")
     result = build_index(
         dataset=shop_dataset, models=shop_models, build="exact", vectors=tmp_path / "v.parquet"
     )
     assert versions(shop_models, "retrieval_exact") == [*before, before[-1] + 1]
-    assert result.items == len(catalogue)
+    assert result.report.items == len(catalogue)
 
     pq.write_table(
         pa.table({"item_id": ids[:-1], "item_embedding": vectors[:-1]}), tmp_path / "v.parquet"
@@ -203,7 +201,7 @@ def test_an_index_is_built_from_vectors_alone(
 
 def test_scann_settings_are_chosen_by_measured_recall(shop_dataset, shop_models, capsys):
     result = build_index(dataset=shop_dataset, models=shop_models, build="scann", min_recall=0.9)
-    assert result.recall >= 0.9
+    assert result.report.recall >= 0.9
     assert "leaves" in capsys.readouterr().err
 
 
