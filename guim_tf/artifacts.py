@@ -20,6 +20,7 @@ EXTRA = "assets.extra"
 CONFIG_FILE = "config.json"
 WARMUP_FILE = "tf_serving_warmup_requests"
 
+Signatures = Mapping[str, tf.types.experimental.ConcreteFunction]  # by name
 Warmup = Mapping[str, Mapping[str, tf.Tensor]]  # signature -> inputs
 
 
@@ -60,7 +61,7 @@ def save(
     *,
     models: str | pathlib.Path,
     name: str,
-    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    signatures: Signatures,
     schema: Schema,
     config: Config,
     warmup: Warmup,

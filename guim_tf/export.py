@@ -5,14 +5,13 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.alignment import align
-from guim_tf.artifacts import Warmup, save
+from guim_tf.artifacts import Signatures, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
 from guim_tf.data import Events, history_at, window
@@ -101,6 +100,10 @@ class ItemEncoderModule(tf.Module):
             }
         )
         return {"item_embedding": self.turn(tf.math.l2_normalize(vectors, axis=-1))}
+
+    def signatures(self) -> Signatures:
+        encode_items = self.encode_items.get_concrete_function()
+        return {"serving_default": encode_items, "encode_items": encode_items}
 
     def warmup(self) -> Warmup:
         one = tf.constant(["warm-up"])
@@ -212,6 +215,17 @@ class UserEncoderModule(tf.Module):
         users = self.turn(self._encode(history, as_of))
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
+    def signatures(self) -> Signatures:
+        encode_users = self.encode_users.get_concrete_function()
+        return {
+            "serving_default": encode_users,
+            "encode_users": encode_users,
+            "encode_user_examples": self.encode_user_examples.get_concrete_function(),
+            "encode_users_with_attention": (
+                self.encode_users_with_attention.get_concrete_function()
+            ),
+        }
+
     def warmup(self) -> Warmup:
         return {"encode_users": warmup_history(self._schema, self._config.model)}
 
@@ -262,34 +276,21 @@ def export(
     turn = Turn(None if alignment is None else alignment.rotation)
     items = ItemEncoderModule(model, lookups, turn)
     users = UserEncoderModule(model, lookups, schema, config, turn)
-    encode_items = items.encode_items.get_concrete_function()
-    encode_users = users.encode_users.get_concrete_function()
-    attending = users.encode_users_with_attention.get_concrete_function()
-    common: dict[str, Any] = {"models": models, "schema": schema, "config": config}
+    saved = [
+        save(
+            module,
+            name=name,
+            models=models,
+            signatures=module.signatures(),
+            schema=schema,
+            config=config,
+            warmup=module.warmup(),
+        )
+        for name, module in ((ITEM_ENCODER, items), (USER_ENCODER, users))
+    ]
     return ExportResult(
-        item_encoder=str(
-            save(
-                items,
-                name=ITEM_ENCODER,
-                signatures={"serving_default": encode_items, "encode_items": encode_items},
-                warmup=items.warmup(),
-                **common,
-            )
-        ),
-        user_encoder=str(
-            save(
-                users,
-                name=USER_ENCODER,
-                signatures={
-                    "serving_default": encode_users,
-                    "encode_users": encode_users,
-                    "encode_user_examples": users.encode_user_examples.get_concrete_function(),
-                    "encode_users_with_attention": attending,
-                },
-                warmup=users.warmup(),
-                **common,
-            )
-        ),
+        item_encoder=str(saved[0]),
+        user_encoder=str(saved[1]),
         aligned_to=str(alignment.reference) if alignment else None,
         cosine_before=alignment.cosine_before if alignment else None,
         cosine_after=alignment.cosine_after if alignment else None,

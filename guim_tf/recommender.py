@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.artifacts import Warmup
+from guim_tf.artifacts import Signatures, Warmup
 from guim_tf.config import Config
 from guim_tf.export import EVENTS, action_inputs, warmup_history
 from guim_tf.lookup import IdTable
@@ -251,7 +251,7 @@ class Recommender(tf.Module):
             "interest": interests,
         }
 
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+    def signatures(self) -> Signatures:
         k = tf.TensorSpec([], tf.int32, "k")
         request = [*EVENTS.values(), k, tf.TensorSpec([], tf.bool, "exclude_seen")]
         limits = [
