@@ -6,7 +6,7 @@ from guim_tf import schema as names
 from guim_tf.artifacts import Signatures, Warmup
 from guim_tf.config import Config
 from guim_tf.export import EVENTS, action_inputs, warmup_history
-from guim_tf.lookup import IdTable
+from guim_tf.lookup import IdTable, SortedIds
 from guim_tf.mixture import habit, merge_interests, prefer_repeats, rescore
 from guim_tf.schema import Schema
 from guim_tf.vector_search import Search, Vectors, search_within
@@ -28,7 +28,6 @@ class Recommender(tf.Module):
       search: over `vectors`; answers catalogue rows.
       vectors: of the items, held once for all that needs them.
       item_ids: the catalogue, row by row.
-      catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
       category_ids: `[X]`, the category of each item, "" where there is none.
       category_file: the distinct ones but "", as such a file.
       user_encoder: the loaded SavedModel.
@@ -41,7 +40,6 @@ class Recommender(tf.Module):
         *,
         vectors: Vectors,
         item_ids: list[str],
-        catalogue_file: str,
         category_ids: list[str],
         category_file: str,
         user_encoder: tf.Module,
@@ -50,8 +48,7 @@ class Recommender(tf.Module):
         super().__init__()
         self.search = search
         self.vectors = vectors
-        self.item_ids = tf.Variable(item_ids, trainable=False, name="item_ids")
-        self.rows = IdTable(catalogue_file, size=len(item_ids))
+        self.item_ids = SortedIds(item_ids)
         self._categories = len(set(category_ids) - {""})
         self.category_rows = IdTable(category_file, size=self._categories)
         self.category_of = tf.Variable(
@@ -139,13 +136,13 @@ class Recommender(tf.Module):
         """
         history = _history(item_id, category_id, title, timestamp, as_of, action)
         users = self.user_encoder.signatures["encode_users_with_attention"](**history)
-        row = self.rows(explained_item_id) - names.FIRST_ROW
+        row = self.item_ids(explained_item_id)
         known = row >= 0
         vector, prior = self.vectors.of(row)
         unit = tf.math.l2_normalize(users["user_embedding"], axis=-1)
         score = tf.einsum("bcd,bd->bc", unit, vector) + prior[:, None]
         if self._repeat_weight:
-            seen = self.rows(item_id) - names.FIRST_ROW
+            seen = self.item_ids(item_id)
             score += habit(row[:, None], seen, weight=self._repeat_weight)
         interest = tf.argmax(score, axis=1, output_type=tf.int32)
         attention = tf.gather(users["attention"], interest, batch_dims=1)
@@ -165,7 +162,7 @@ class Recommender(tf.Module):
         quota: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         users = self.user_encoder.signatures["encode_users"](**history)["user_embedding"]
-        seen = self.rows(history["item_id"]) - names.FIRST_ROW  # unknown and padding: below 0
+        seen = self.item_ids(history["item_id"])  # -1 for unknown and padding
         exclude = tf.where(exclude_seen, seen, -1)
         wanted = self._listed(k)
         if self._repeat_weight:
@@ -176,7 +173,7 @@ class Recommender(tf.Module):
             found = prefer_repeats(
                 found,
                 users,
-                seen=tf.maximum(seen, -1),
+                seen=seen,
                 seen_embedding=vectors,
                 seen_prior=priors,
                 weight=self._repeat_weight,
@@ -244,7 +241,7 @@ class Recommender(tf.Module):
     def _answer(
         self, rows: tf.Tensor, scores: tf.Tensor, interests: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
+        ids = tf.gather(self.item_ids.ids, tf.maximum(rows, 0))
         return {
             "item_id": tf.where(rows < 0, "", ids),
             "score": tf.where(rows < 0, NO_SCORE, scores),

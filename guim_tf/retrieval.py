@@ -149,17 +149,15 @@ def write_index(
         )
     report = dataclasses.replace(report, seconds=round(time.perf_counter() - start, 2))
     categories = sorted(set(items.category_id) - {""})
-    with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the files
-        files = [str(pathlib.Path(folder, name)) for name in ("catalogue.tsv", "categories.tsv")]
-        for file, ids in zip(files, (items.item_id.tolist(), categories), strict=True):
-            names.write_vocabulary(file, ids, [0] * len(ids))
+    with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the file
+        file = str(pathlib.Path(folder, "categories.tsv"))
+        names.write_vocabulary(file, categories, [0] * len(categories))
         module = Recommender(
             search,
             vectors=vectors,
             item_ids=items.item_id.tolist(),
-            catalogue_file=files[0],
             category_ids=items.category_id.tolist(),
-            category_file=files[1],
+            category_file=file,
             user_encoder=user_encoder,
             config=config,
         )

@@ -16,7 +16,7 @@ _TREE_FROM = 100_000  # below that all codes are compared faster than leaves are
 _SHARE_SEARCHED = 0.02  # of the leaves
 _REORDERED = 400  # four times the k that recall is measured at
 _TRAINING_SAMPLE = 250_000  # vectors that leaves and codes are learned from
-_HELD = 4  # times the candidates asked for, that the leaves searched hold on average
+_HELD = 4  # times k, that the leaves searched hold on average
 MEASURED_K = 100
 MEASURED_QUERIES = 500
 _WIDER = 5  # times at most; beyond that brute force is the better choice
@@ -105,19 +105,20 @@ class ScannSearch(tf.Module):
         candidates = tf.minimum(tf.maximum(k, self.settings.reordered), self.vectors.count)
         searcher = scann_ops.searcher_from_module(self.index)
         found = searcher.search_batched_parallel(
-            queries, final_num_neighbors=candidates, **self._leaves(candidates)
+            queries, final_num_neighbors=candidates, **self._leaves(k)
         )
         # Where a query's leaves held fewer candidates, there are fewer columns or no distance.
         rows = tf.where(tf.math.is_nan(found.distances), -1, found.indices)
         return self._reorder(queries, _at_least(rows, k), k)
 
-    def _leaves(self, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _leaves(self, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """More leaves for a long list, so that they hold it."""
-        if self.settings.leaves == 1:
+        leaves = self.settings.leaves
+        if leaves == 1:
             return {}
-        needed = _HELD * candidates * self.settings.leaves // self.vectors.count
+        needed = _HELD * k // max(1, self.vectors.count // leaves)
         at_least = tf.maximum(self.settings.leaves_to_search, needed)
-        return {"leaves_to_search": tf.minimum(at_least, self.settings.leaves)}
+        return {"leaves_to_search": tf.minimum(at_least, leaves)}
 
     def _reorder(
         self, queries: tf.Tensor, rows: tf.Tensor, k: tf.Tensor
