@@ -14,6 +14,7 @@ from guim_tf.artifacts import latest, versions
 from guim_tf.catalogue import Catalogue
 from guim_tf.index_items import IndexItems, IndexItemsError, read_items
 from guim_tf.index_report import IndexReport
+from guim_tf.lookup import SortedIds
 from guim_tf.retrieval import build_index, main
 from guim_tf.scann_search import RecallError
 
@@ -105,7 +106,8 @@ def test_new_items_can_be_retrieved_beside_the_old_ones(
 def test_the_answers_about_new_items_are_those_about_old_ones(
     models, shop_dataset, catalogue, new_items
 ):
-    build_index(dataset=shop_dataset, models=models, build="exact", items=new_items)
+    arguments = ["--dataset", str(shop_dataset), "--models", str(models), "--build", "exact"]
+    assert main([*arguments, "--items", str(new_items)]) == 0
     signatures = tf.saved_model.load(str(latest(models, "retrieval_exact"))).signatures
     history = {
         "item_id": tf.constant([["new-1", catalogue.item_id[0]]]),
@@ -216,3 +218,14 @@ def test_vectors_of_another_size_are_named(models, shop_dataset, catalogue, tmp_
     )
     with pytest.raises(ValueError, match=r"expected finite numbers of shape \(\d+, 32\)"):
         build_index(dataset=shop_dataset, models=models, build="exact", vectors=path)
+
+
+def test_ids_are_found_by_their_text_alone():
+    ids = [f"item {i}" for i in range(500)] + ["", "ümläut", "x" * 300]
+    table = SortedIds(ids)
+    asked = tf.constant([["item 7", "item 499", "ümläut"], ["x" * 300, "item 500", "Item 7"]])
+    assert table(asked).numpy().tolist() == [[7, 499, 501], [502, -1, -1]]
+    assert table(tf.constant(ids)).numpy().tolist() == list(range(503))
+    assert table(tf.zeros([2, 0], tf.string)).shape == (2, 0)
+    with pytest.raises(ValueError, match="'b' and 'b' have the same fingerprint"):
+        SortedIds(["a", "b", "c", "b"])
