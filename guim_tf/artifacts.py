@@ -8,6 +8,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -20,6 +21,7 @@ EXTRA = "assets.extra"
 CONFIG_FILE = "config.json"
 WARMUP_FILE = "tf_serving_warmup_requests"
 
+Signatures = Mapping[str, tf.types.experimental.ConcreteFunction]  # by name
 Warmup = Mapping[str, Mapping[str, tf.Tensor]]  # signature -> inputs
 
 
@@ -60,10 +62,11 @@ def save(
     *,
     models: str | pathlib.Path,
     name: str,
-    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    signatures: Signatures,
     schema: Schema,
     config: Config,
     warmup: Warmup,
+    extra: Mapping[str, str] = MappingProxyType({}),
 ) -> pathlib.Path:
     """Writes the next version of a model.
 
@@ -75,6 +78,7 @@ def save(
       schema: of the data set that the model was trained on.
       config: that it was trained with.
       warmup: requests that a server replays before it says that it is ready.
+      extra: more files for `assets.extra/`, their text by name.
 
     Returns:
       The version's folder.
@@ -89,11 +93,12 @@ def save(
         signatures=dict(signatures),
         options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
     )
-    extra = unfinished / EXTRA
-    extra.mkdir()
-    schema.save(extra)
-    (extra / CONFIG_FILE).write_text(to_json(config), encoding="utf-8")
-    with tf.io.TFRecordWriter(str(extra / WARMUP_FILE)) as writer:
+    folder = unfinished / EXTRA
+    folder.mkdir()
+    schema.save(folder)
+    for file, text in {CONFIG_FILE: to_json(config), **extra}.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
         for signature, inputs in warmup.items():
             writer.write(_warmup_record(name, signature, inputs))
     _write_manifest(unfinished)

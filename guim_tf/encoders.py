@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -40,17 +41,28 @@ def load_encoder(
         ) from e
 
 
-def encode_items(model: tf.Module, catalogue: Catalogue, *, progress: bool = True) -> np.ndarray:
+class Items(Protocol):
+    """What an item encoder is given: `[X]` text each, and how many they are."""
+
+    @property
+    def item_id(self) -> np.ndarray: ...
+
+    @property
+    def category_id(self) -> np.ndarray: ...
+
+    @property
+    def title(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+
+def encode_items(model: tf.Module, items: Items, *, progress: bool = True) -> np.ndarray:
     """`[X, d]` float32 by the signature `encode_items`."""
     call = _signature(model, "encode_items", "item_embedding", rank=2)
-    texts = {
-        "item_id": catalogue.item_id,
-        "category_id": catalogue.category_id,
-        "title": catalogue.title,
-    }
+    texts = {"item_id": items.item_id, "category_id": items.category_id, "title": items.title}
     return _in_batches(
         lambda part: call(**{name: tf.constant(x[part], tf.string) for name, x in texts.items()}),
-        len(catalogue),
+        len(items),
         "encoding items" if progress else None,
     )
 

@@ -5,17 +5,16 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.alignment import align
-from guim_tf.artifacts import Warmup, save
+from guim_tf.artifacts import Signatures, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
-from guim_tf.data import history_at, window
+from guim_tf.data import Events, history_at, window
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
 from guim_tf.runs import load_run
@@ -33,6 +32,7 @@ EVENTS = {
     "timestamp": tf.TensorSpec([None, None], tf.int64, "timestamp"),
     "as_of": tf.TensorSpec([None], tf.int64, "as_of"),
 }
+_COLUMN = "column"  # of an event in a request, from 1
 ACTION = tf.TensorSpec([None, None], tf.string, "action")
 
 
@@ -101,13 +101,17 @@ class ItemEncoderModule(tf.Module):
         )
         return {"item_embedding": self.turn(tf.math.l2_normalize(vectors, axis=-1))}
 
+    def signatures(self) -> Signatures:
+        encode_items = self.encode_items.get_concrete_function()
+        return {"serving_default": encode_items, "encode_items": encode_items}
+
     def warmup(self) -> Warmup:
         one = tf.constant(["warm-up"])
         return {"encode_items": {"item_id": one, "category_id": one, "title": one}}
 
 
 class UserEncoderModule(tf.Module):
-    """What `user_encoder` serves: histories at a moment -> `[B, C, d]`."""
+    """What `user_encoder` serves: histories at a moment -> `[B, C, d]`, and what they attend to."""
 
     def __init__(
         self, model: GUIM, lookups: Lookups, schema: Schema, config: Config, turn: Turn
@@ -120,12 +124,14 @@ class UserEncoderModule(tf.Module):
         if config.model.actions:
             self.actions = ActionTable(schema.actions)
         self._encode = model.encode_users
+        self._attend = model.attend
         self._shape = [None, config.model.interests, config.model.embedding_dim]
         self._schema = schema
         self._config = config
-        self.encode_users = tf.function(
-            self._encode_users,
-            input_signature=[*EVENTS.values(), *action_inputs(config.model)],
+        inputs = [*EVENTS.values(), *action_inputs(config.model)]
+        self.encode_users = tf.function(self._encode_users, input_signature=inputs)
+        self.encode_users_with_attention = tf.function(
+            self._encode_users_with_attention, input_signature=inputs
         )
 
     def _encode_users(
@@ -138,9 +144,49 @@ class UserEncoderModule(tf.Module):
         action: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Events outside of [as_of - D1, as_of) are dropped, then all but the last max_length."""
+        history = self._history(item_id, category_id, title, timestamp, as_of, action)
+        users = self.turn(self._encode(history, as_of))
+        return {"user_embedding": tf.ensure_shape(users, self._shape)}
+
+    def _encode_users_with_attention(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        action: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The same, and how much each vector attends to each event; 0 for what was dropped."""
+        history = self._history(item_id, category_id, title, timestamp, as_of, action)
+        column = history[_COLUMN]
+        shape = [*tf.unstack(tf.shape(item_id, tf.int64)), self._shape[1]]
+        users, attention = self._attend(history, as_of)
+        kept = tf.where(column > 0)  # user, place in `attention`
+        at = tf.stack([kept[:, 0], tf.gather_nd(column, kept) - 1], axis=1)
+        of_event = tf.scatter_nd(at, tf.gather_nd(tf.transpose(attention, [0, 2, 1]), kept), shape)
+        return {
+            "user_embedding": tf.ensure_shape(self.turn(users), self._shape),
+            "attention": tf.transpose(of_event, [0, 2, 1]),
+        }
+
+    def _history(
+        self,
+        item_id: tf.Tensor,
+        category_id: tf.Tensor,
+        title: tf.Tensor,
+        timestamp: tf.Tensor,
+        as_of: tf.Tensor,
+        action: tf.Tensor | None,
+    ) -> Events:
+        """The events of a request that the encoder sees; `_COLUMN` says where they stood."""
         present = item_id != ""
         ids = tf.ragged.boolean_mask(item_id, present)
+        columns = tf.broadcast_to(
+            tf.range(1, tf.shape(item_id, tf.int64)[1] + 1), tf.shape(item_id)
+        )
         sequences = {
+            _COLUMN: tf.ragged.boolean_mask(columns, present),
             names.TIMESTAMP: tf.ragged.boolean_mask(timestamp, present),
             names.ITEM_INDEX: ids.with_values(self.lookups.items(ids.values)),
             names.CATEGORY_INDEX: ids.with_values(
@@ -155,9 +201,7 @@ class UserEncoderModule(tf.Module):
                 self.actions(tf.boolean_mask(action, present))
             )
         start = as_of - self._config.window.history_days * names.DAY
-        history = window(sequences, start, as_of, last=self._config.window.max_length)
-        users = self.turn(self._encode(history, as_of))
-        return {"user_embedding": tf.ensure_shape(users, self._shape)}
+        return window(sequences, start, as_of, last=self._config.window.max_length)
 
     @tf.function(
         input_signature=[
@@ -170,6 +214,17 @@ class UserEncoderModule(tf.Module):
         history = history_at(examples, as_of, self._schema, self._config.window)
         users = self.turn(self._encode(history, as_of))
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
+
+    def signatures(self) -> Signatures:
+        encode_users = self.encode_users.get_concrete_function()
+        return {
+            "serving_default": encode_users,
+            "encode_users": encode_users,
+            "encode_user_examples": self.encode_user_examples.get_concrete_function(),
+            "encode_users_with_attention": (
+                self.encode_users_with_attention.get_concrete_function()
+            ),
+        }
 
     def warmup(self) -> Warmup:
         return {"encode_users": warmup_history(self._schema, self._config.model)}
@@ -221,32 +276,21 @@ def export(
     turn = Turn(None if alignment is None else alignment.rotation)
     items = ItemEncoderModule(model, lookups, turn)
     users = UserEncoderModule(model, lookups, schema, config, turn)
-    encode_items = items.encode_items.get_concrete_function()
-    encode_users = users.encode_users.get_concrete_function()
-    common: dict[str, Any] = {"models": models, "schema": schema, "config": config}
+    saved = [
+        save(
+            module,
+            name=name,
+            models=models,
+            signatures=module.signatures(),
+            schema=schema,
+            config=config,
+            warmup=module.warmup(),
+        )
+        for name, module in ((ITEM_ENCODER, items), (USER_ENCODER, users))
+    ]
     return ExportResult(
-        item_encoder=str(
-            save(
-                items,
-                name=ITEM_ENCODER,
-                signatures={"serving_default": encode_items, "encode_items": encode_items},
-                warmup=items.warmup(),
-                **common,
-            )
-        ),
-        user_encoder=str(
-            save(
-                users,
-                name=USER_ENCODER,
-                signatures={
-                    "serving_default": encode_users,
-                    "encode_users": encode_users,
-                    "encode_user_examples": users.encode_user_examples.get_concrete_function(),
-                },
-                warmup=users.warmup(),
-                **common,
-            )
-        ),
+        item_encoder=str(saved[0]),
+        user_encoder=str(saved[1]),
         aligned_to=str(alignment.reference) if alignment else None,
         cosine_before=alignment.cosine_before if alignment else None,
         cosine_after=alignment.cosine_after if alignment else None,

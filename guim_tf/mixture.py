@@ -64,7 +64,12 @@ def mean_pairwise_cosine(user_embedding: tf.Tensor, *, power: int = 1) -> tf.Ten
 
 
 def merge_interests(
-    scores: tf.Tensor, rows: tf.Tensor, *, k: int | tf.Tensor, exclude: tf.Tensor | None = None
+    scores: tf.Tensor,
+    rows: tf.Tensor,
+    *,
+    k: int | tf.Tensor,
+    exclude: tf.Tensor | None = None,
+    per_interest: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Merges the C lists that a user's vectors fetched into one, every item once.
 
@@ -77,6 +82,10 @@ def merge_interests(
       rows: `[B, C, M]` integer catalogue rows, -1 for none.
       k: length of the merged list.
       exclude: `[B, E]` integer rows that must not come back (-1 for none), or None.
+      per_interest: quota, how many items one interest may bring. Best first, an item comes by the
+        best of its interests that has room. Lists of M = k + E are long enough for that: above the
+        item that an interest brings next stand only excluded items and the fewer than k that are
+        on the merged list.
 
     Returns:
       rows `[B, k]` int64, scores `[B, k]`, interests `[B, k]` int32.
@@ -84,7 +93,12 @@ def merge_interests(
     shape = tf.shape(rows)
     interests = tf.broadcast_to(tf.range(shape[1])[None, :, None], shape)
     flat = [shape[0], shape[1] * shape[2]]
-    return _merge(*(tf.reshape(x, flat) for x in (scores, rows, interests)), k=k, exclude=exclude)
+    return _merge(
+        *(tf.reshape(x, flat) for x in (scores, rows, interests)),
+        k=k,
+        exclude=exclude,
+        per_interest=per_interest,
+    )
 
 
 def prefer_repeats(
@@ -96,6 +110,7 @@ def prefer_repeats(
     weight: float,
     seen_prior: tf.Tensor | None = None,
     exclude: tf.Tensor | None = None,
+    per_interest: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adds `weight * ln(1 + times bought)` to the scores of items that a user has bought before.
 
@@ -112,6 +127,7 @@ def prefer_repeats(
       weight: above 0 for goods that people buy again, below 0 for what they buy once.
       seen_prior: `[B, N]`, what the scores found have beside the cosine, of purchases; None is 0.
       exclude: `[B, E]` rows that must not come back, or None.
+      per_interest: as in `merge_interests`; a bought item counts for its best interest.
 
     Returns:
       As `found`.
@@ -123,8 +139,7 @@ def prefer_repeats(
         tf.math.l2_normalize(seen_embedding, axis=-1),
     )
     seen = tf.cast(seen, tf.int64)
-    times = tf.math.count_nonzero(seen[:, :, None] == seen[:, None, :], axis=2, dtype=scores.dtype)
-    boosted = tf.reduce_max(cosine, axis=1) + weight * tf.math.log1p(times)
+    boosted = tf.reduce_max(cosine, axis=1) + habit(seen, seen, weight=weight)
     if seen_prior is not None:
         boosted += seen_prior
     return _merge(
@@ -133,7 +148,14 @@ def prefer_repeats(
         tf.concat([interests, tf.argmax(cosine, axis=1, output_type=tf.int32)], axis=1),
         k=tf.shape(rows)[1],
         exclude=exclude,
+        per_interest=per_interest,
     )
+
+
+def habit(rows: tf.Tensor, seen: tf.Tensor, *, weight: float) -> tf.Tensor:
+    """`weight * ln(1 + times bought)` of items `[B, M]` among purchases `[B, N]`: `[B, M]`."""
+    times = tf.math.count_nonzero(rows[:, :, None] == seen[:, None, :], axis=2, dtype=tf.float32)
+    return weight * tf.math.log1p(times)
 
 
 def rescore(
@@ -179,10 +201,11 @@ def _merge(
     *,
     k: int | tf.Tensor,
     exclude: tf.Tensor | None,
+    per_interest: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`merge_interests` of flat lists `[B, M]`."""
     rows = tf.cast(rows, tf.int64)
-    batch, length = tf.shape(rows)[0], tf.shape(rows)[1]
+    length = tf.shape(rows)[1]
     lowest = tf.constant(float("-inf"), scores.dtype)
 
     def order_by(index: tf.Tensor) -> None:
@@ -194,22 +217,66 @@ def _merge(
     order_by(tf.argsort(interests, stable=True))  # equal scores: lower row, then lower interest
     order_by(tf.argsort(rows, stable=True))
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
-    by_row = tf.argsort(rows, stable=True)  # duplicates side by side, the best of them first
-    sorted_rows = tf.gather(rows, by_row, batch_dims=1)
-    repeated = tf.concat(
-        [tf.zeros([batch, 1], tf.bool), sorted_rows[:, 1:] == sorted_rows[:, :-1]], axis=1
-    )[:, :length]
-    drop = tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1) | (rows < 0)
+    gone = rows < 0
     if exclude is not None:
-        drop |= tf.reduce_any(rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2)
+        gone |= tf.reduce_any(rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2)
+    if per_interest is None:
+        drop = gone | _repeated(rows)
+    else:
+        drop = _beyond_quota(rows, gone, interests, per_interest)
     scores = tf.where(drop, lowest, scores)
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
     padding = [[0, 0], [0, tf.maximum(0, k - length)]]
     scores = tf.pad(scores[:, :k], padding, constant_values=lowest)
-    gone = tf.math.is_inf(scores)
-    rows = tf.where(gone, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
-    interests = tf.where(gone, -1, tf.pad(interests[:, :k], padding))
+    ended = tf.math.is_inf(scores)
+    rows = tf.where(ended, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
+    interests = tf.where(ended, -1, tf.pad(interests[:, :k], padding))
     return rows, scores, interests
+
+
+def _repeated(rows: tf.Tensor) -> tf.Tensor:
+    """`[B, M]` -> `[B, M]` bool, whether the same row stands before."""
+    by_row = tf.argsort(rows, stable=True)  # duplicates side by side, the first of them first
+    sorted_rows = tf.gather(rows, by_row, batch_dims=1)
+    repeated = tf.concat(
+        [tf.zeros_like(rows[:, :1], tf.bool), sorted_rows[:, 1:] == sorted_rows[:, :-1]], axis=1
+    )[:, : tf.shape(rows)[1]]
+    return tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1)
+
+
+def _beyond_quota(
+    rows: tf.Tensor, gone: tf.Tensor, interests: tf.Tensor, quota: tf.Tensor
+) -> tf.Tensor:
+    """What to drop of lists `[B, M]`, best first, so that no interest brings more than its quota.
+
+    The first item that breaks a quota closes its interest from there on; nothing before it changes,
+    what stands after it may go to another interest. Each turn closes one interest of a user.
+
+    Args:
+      rows: `[B, M]`.
+      gone: `[B, M]` bool, what is dropped anyway.
+      interests: `[B, M]` int32.
+      quota: scalar int32, at least 1.
+    """
+    batch, length = tf.shape(rows)[0], tf.shape(rows)[1]
+    place = tf.range(length)
+    of_interest = tf.one_hot(interests, 1 + tf.reduce_max(interests), dtype=tf.int32)
+
+    def dropped(closed: tf.Tensor) -> tf.Tensor:
+        shut = place >= tf.reduce_sum(of_interest * closed[:, None, :], axis=2)
+        out = gone | shut
+        return out | _repeated(tf.where(out, tf.constant(-1, rows.dtype), rows))
+
+    def close(closed: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        kept = of_interest * tf.cast(~dropped(closed), tf.int32)[:, :, None]
+        rank = tf.reduce_sum(kept * tf.cumsum(kept, axis=1), axis=2)
+        first = tf.reduce_min(tf.where(rank > quota, place, length), axis=1, keepdims=True)
+        breaks = tf.reduce_sum(of_interest * tf.cast(place == first, tf.int32)[:, :, None], axis=1)
+        return tf.where(breaks > 0, first, closed), tf.reduce_any(first < length)
+
+    closed = tf.fill([batch, tf.shape(of_interest)[2]], length)
+    closed, _ = tf.while_loop(lambda _, more: more, close, [closed, tf.constant(True)])
+    return dropped(closed)
 
 
 def search_exact(

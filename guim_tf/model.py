@@ -125,6 +125,20 @@ class GUIM(tfrs.Model):
 
     def encode_users(self, history: Events, as_of: tf.Tensor) -> tf.Tensor:
         """The C vectors of users: events `[B, N]`, `[B]` int64 seconds -> `[B, C, d]`."""
+        return self._encode_users(history, as_of)[0]
+
+    def attend(self, history: Events, as_of: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`encode_users`, and how much each vector attends to each event, `[B, C, N]`.
+
+        Args:
+          history: as of `encode_users`, padded at the end and no wider than the longest history.
+        """
+        users, _, attention = self._encode_users(history, as_of, return_attention=True)
+        return users, attention
+
+    def _encode_users(
+        self, history: Events, as_of: tf.Tensor, **settings: Any
+    ) -> tuple[tf.Tensor, ...]:
         present = present_events(history)
         events = {name: x[present] for name, x in history.items()}
         return self.user_encoder(
@@ -133,7 +147,8 @@ class GUIM(tfrs.Model):
             timestamp=events[names.TIMESTAMP],
             as_of=as_of,
             action=events[names.ACTION_INDEX] if self.model_config.actions else None,
-        )[0]
+            **settings,
+        )
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """A batch of `load_dataset` -> `[B, C, d]`."""

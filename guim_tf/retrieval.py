@@ -1,10 +1,9 @@
 """`guim index`: a catalogue's vectors and a user encoder as one SavedModel that recommends.
 
-What is indexed is an item's unit vector and, as one more coordinate, its prior (`popularity`).
-Users' queries have a 1 there, so that the inner product is cosine plus prior; items' have a 0.
-
-Two builds of the same model: `retrieval` searches with ScaNN, `retrieval_exact` by brute force with
-stock TensorFlow operations only. Rebuilding an index needs item vectors and no training.
+What is indexed is an item's unit vector and, where what sells counts, its prior (`popularity`) as
+one more coordinate. Two builds of the same model: `retrieval` searches with ScaNN,
+`retrieval_exact` by brute force with stock TensorFlow operations only. Rebuilding an index needs
+item vectors and no training; items that the model has never seen come by the item encoder.
 """
 
 import argparse
@@ -13,218 +12,44 @@ import json
 import pathlib
 import sys
 import tempfile
-from typing import TypeAlias
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
-from guim_tf.artifacts import CONFIG_FILE, EXTRA, Warmup, save
+from guim_tf.artifacts import CONFIG_FILE, EXTRA, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config
 from guim_tf.encoders import encode_items, load_encoder
-from guim_tf.export import EVENTS, ITEM_ENCODER, USER_ENCODER, action_inputs, warmup_history
-from guim_tf.lookup import IdTable
-from guim_tf.mixture import merge_interests, prefer_repeats, rescore
-from guim_tf.popularity import prior, with_coordinate
+from guim_tf.export import ITEM_ENCODER, USER_ENCODER
+from guim_tf.index_items import IndexItems, read_items, read_vectors
+from guim_tf.index_report import REPORT_FILE, IndexReport
+from guim_tf.popularity import prior, unit
+from guim_tf.recommender import Recommender
+from guim_tf.scann_search import build_scann
 from guim_tf.schema import Schema
-from guim_tf.strict_json import load
+from guim_tf.strict_json import load, to_json
+from guim_tf.vector_search import ExactSearch, Search, Vectors
 
 SCANN, EXACT = "scann", "exact"
 MODEL_NAMES = {SCANN: "retrieval", EXACT: "retrieval_exact"}
-NO_SCORE = -1.0  # beside the empty id where a catalogue has fewer than k items left
-# How many times k the list is that Eq. 2 orders anew. With softmax weights Eq. 2 lies below Eq. 3
-# by ln(C) / sharpness at most (0.07 for C = 4 at 20): only neighbours change places, and an item
-# that is not among the N best by Eq. 3 can beat none whose new score is above the N-th old one.
-_RESCORED = 4
-_SMALLEST_SCANN = 16  # ScaNN's quantiser needs as many vectors
-_MEASURED_QUERIES = 500
-_MEASURED_K = 100
-# Shares of the leaves to search, and candidates to reorder, from fast to exact.
-_LADDER = ((0.05, 400), (0.1, 400), (0.2, 800), (0.4, 1600), (1.0, 3200))
-
-Search: TypeAlias = tfrs.layers.factorized_top_k.TopK
+MIN_RECALL = 0.99
+_SETTINGS = {
+    "leaves": "of ScaNN's tree, 1 for no tree",
+    "leaves_to_search": "those nearest to a query",
+    "reordered": "candidates by code, whose vectors are compared",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexResult:
-    """What was written. recall: share of the exact 100 nearest neighbours that ScaNN finds, by
-    measurement on the catalogue's own vectors; None for the exact build."""
+    """Where an index was written, and what was measured of it."""
 
     folder: str
-    items: int
-    recall: float | None
-
-
-class Retrieval(tf.Module):
-    """Encodes users, searches once for each of their vectors, merges the lists.
-
-    Args:
-      search: a TFRS top-k layer over `with_coordinate(items, prior)`: answers catalogue rows.
-      item_ids: the catalogue, row by row.
-      catalogue_file: the same ids as a `token<TAB>count` file; becomes an asset.
-      user_encoder: the loaded SavedModel.
-      indexed: `[X, d + 1]`, what `search` has indexed; used where repeats are preferred or lists
-        scored anew.
-      config: C, d, the weight of repeats and the sharpness of Eq. 2.
-    """
-
-    def __init__(
-        self,
-        search: Search,
-        *,
-        item_ids: list[str],
-        catalogue_file: str,
-        user_encoder: tf.Module,
-        indexed: np.ndarray,
-        config: Config,
-    ) -> None:
-        super().__init__()
-        self.search = search
-        self.item_ids = tf.Variable(item_ids, trainable=False, name="item_ids")
-        self.rows = IdTable(catalogue_file, size=len(item_ids))
-        self.user_encoder = user_encoder
-        self._items = len(item_ids)
-        self._interests = config.model.interests
-        self._dim = config.model.embedding_dim
-        self._model_config = config.model
-        self._repeat_weight = config.retrieval.repeat_weight
-        self._sharpness = config.retrieval.rescore_sharpness
-        if self._repeat_weight or self._sharpness is not None:
-            self.indexed = tf.Variable(indexed, trainable=False, name="indexed")
-
-    def recommend(
-        self,
-        item_id: tf.Tensor,
-        category_id: tf.Tensor,
-        title: tf.Tensor,
-        timestamp: tf.Tensor,
-        as_of: tf.Tensor,
-        k: tf.Tensor,
-        exclude_seen: tf.Tensor,
-        action: tf.Tensor | None = None,
-    ) -> dict[str, tf.Tensor]:
-        """The best k items of each user: ids, scores and the interest that brought each."""
-        users = self.user_encoder.signatures["encode_users"](
-            item_id=item_id,
-            category_id=category_id,
-            title=title,
-            timestamp=timestamp,
-            as_of=as_of,
-            **({} if action is None else {"action": action}),
-        )["user_embedding"]
-        seen = self.rows(item_id) - names.FIRST_ROW  # unknown and padding become negative
-        exclude = tf.where(exclude_seen, seen, -1)
-        wanted = self._listed(k)
-        if self._repeat_weight:
-            of_seen = tf.gather(self.indexed, tf.maximum(seen, 0))
-            found = prefer_repeats(
-                self._search(users, wanted, exclude=seen),
-                users,
-                seen=tf.where(seen < 0, tf.constant(-1, tf.int64), seen),
-                seen_embedding=of_seen[..., :-1],
-                seen_prior=of_seen[..., -1],
-                weight=self._repeat_weight,
-                exclude=exclude,
-            )
-        else:
-            found = self._search(users, wanted, exclude=exclude)
-        return self._answer(*self._rescored(found, users, k))
-
-    def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The items nearest to each vector `[B, d]`, by the cosine alone."""
-        answer = self._answer(*self._search(item_embedding[:, None, :], k, of_users=False))
-        return {"item_id": answer["item_id"], "score": answer["score"]}
-
-    def nearest_items_to_user(
-        self, user_embedding: tf.Tensor, k: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """The best items of users given by their vectors `[B, C, d]`."""
-        found = self._search(user_embedding, self._listed(k))
-        return self._answer(*self._rescored(found, user_embedding, k))
-
-    def _listed(self, k: tf.Tensor) -> tf.Tensor:
-        """How many items to list so that k are left in the end."""
-        if self._sharpness is None:
-            return k
-        return tf.maximum(k, tf.minimum(_RESCORED * k, self._items))
-
-    def _rescored(
-        self, found: tuple[tf.Tensor, tf.Tensor, tf.Tensor], users: tf.Tensor, k: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        if self._sharpness is None:
-            return found
-        vectors = tf.gather(self.indexed, tf.maximum(found[0], 0))[..., :-1]
-        return rescore(found, users, found_embedding=vectors, sharpness=self._sharpness, k=k)
-
-    def _search(
-        self,
-        vectors: tf.Tensor,
-        k: tf.Tensor,
-        *,
-        exclude: tf.Tensor | None = None,
-        of_users: bool = True,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Rows, scores and interests `[B, k]`: one search for each vector, merged."""
-        tf.debugging.assert_positive(k, message="k must be at least 1")
-        shape = tf.shape(vectors)
-        unit = tf.reshape(tf.math.l2_normalize(vectors, axis=-1), [-1, self._dim])
-        queries = tf.pad(unit, [[0, 0], [0, 1]], constant_values=1.0 if of_users else 0.0)
-        excluded = 0 if exclude is None else tf.shape(exclude)[1]
-        fetch = tf.minimum(k + excluded, self._items)  # so that k are left without the seen ones
-        scores, rows = self.search(queries, k=fetch)
-        missing = tf.math.is_nan(scores)  # ScaNN's leaves held fewer
-        scores = tf.where(missing, tf.constant(float("-inf")), scores)
-        rows = tf.where(missing, -1, rows)
-        lists = [shape[0], shape[1], fetch]
-        return merge_interests(
-            tf.reshape(scores, lists), tf.reshape(rows, lists), k=k, exclude=exclude
-        )
-
-    def _answer(
-        self, rows: tf.Tensor, scores: tf.Tensor, interests: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
-        return {
-            "item_id": tf.where(rows < 0, "", ids),
-            "score": tf.where(rows < 0, NO_SCORE, scores),
-            "interest": interests,
-        }
-
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        k = tf.TensorSpec([], tf.int32, "k")
-        recommend = tf.function(
-            self.recommend,
-            input_signature=[
-                *EVENTS.values(),
-                k,
-                tf.TensorSpec([], tf.bool, "exclude_seen"),
-                *action_inputs(self._model_config),
-            ],
-        ).get_concrete_function()
-        items = tf.TensorSpec([None, self._dim], tf.float32, "item_embedding")
-        users = tf.TensorSpec([None, self._interests, self._dim], tf.float32, "user_embedding")
-        return {
-            "serving_default": recommend,
-            "recommend": recommend,
-            "nearest_items": tf.function(
-                self.nearest_items, input_signature=[items, k]
-            ).get_concrete_function(),
-            "nearest_items_to_user": tf.function(
-                self.nearest_items_to_user, input_signature=[users, k]
-            ).get_concrete_function(),
-        }
-
-    def warmup(self, schema: Schema) -> Warmup:
-        k = tf.constant(10)
-        history = warmup_history(schema, self._model_config)
-        request = history | {"k": k, "exclude_seen": tf.constant(True)}
-        return {
-            "recommend": request,
-            "nearest_items": {"item_embedding": tf.ones([1, self._dim]), "k": k},
-        }
+    report: IndexReport
 
 
 def build_index(
@@ -233,43 +58,107 @@ def build_index(
     models: str | pathlib.Path,
     build: str = SCANN,
     vectors: str | pathlib.Path | None = None,
-    min_recall: float = 0.99,
+    items: str | pathlib.Path | None = None,
+    settings: Mapping[str, int] = MappingProxyType({}),
+    min_recall: float = MIN_RECALL,
 ) -> IndexResult:
     """Writes the next version of a retrieval model.
 
     Args:
       dataset: its catalogue is what can be recommended.
-      models: folder with `user_encoder`, and `item_encoder` unless `vectors` are given.
+      models: folder with `user_encoder`, and `item_encoder` unless `vectors` are all there is.
       build: "scann" or "exact".
-      vectors: Parquet that `guim embed-items` wrote; by default the items are encoded here.
-      min_recall: of ScaNN against brute force; the fastest settings that reach it are taken.
+      vectors: Parquet that `guim embed-items` wrote; by default the catalogue is encoded here.
+      items: Parquet with more items, `item_id`, `category_id` and `title`, which are encoded here
+        and can be recommended too. One with the id of a catalogue's item replaces it.
+      settings: some fields of `ScannSettings`. The others follow from the number of items; where
+        none is given, the search gets wider until `min_recall` is reached.
+      min_recall: of ScaNN against brute force.
 
     Raises:
       SchemaError: the models belong to another data set.
       ArtifactError: there are no exported encoders.
-      ValueError: vectors do not fit the catalogue, or it is too small for ScaNN.
+      ValueError: vectors or items do not fit, the catalogue is too small for ScaNN, or the recall
+        is below the bound; nothing is written then.
     """
     schema = Schema.load(dataset)
     encoder_folder, user_encoder = load_encoder(models, USER_ENCODER, schema=schema)
     config = load(Config, encoder_folder / EXTRA / CONFIG_FILE)
-    catalogue = Catalogue(dataset)
-    if vectors is None:
-        items = encode_items(load_encoder(models, ITEM_ENCODER, schema=schema)[1], catalogue)
-    else:
-        items = read_vectors(vectors, catalogue)
-    weight = config.retrieval.popularity_weight or 0.0
-    indexed = with_coordinate(items, prior(catalogue.recent_buyers, weight))
-    exact = tfrs.layers.factorized_top_k.BruteForce().index(tf.constant(indexed))
-    search, recall = (exact, None) if build == EXACT else _tune_scann(indexed, exact, min_recall)
+    catalogue = IndexItems.of(Catalogue(dataset))
+    embedding = None if vectors is None else read_vectors(vectors, catalogue)
+    indexed = catalogue
+    if items is not None:
+        new = read_items(items)
+        indexed, rows = catalogue.updated(new)
+    if embedding is None or items is not None:
+        encoder = load_encoder(models, ITEM_ENCODER, schema=schema)[1]
+    if embedding is None:
+        embedding = encode_items(encoder, indexed)
+    elif items is not None:
+        grown = np.zeros([len(indexed), embedding.shape[1]], np.float32)
+        grown[: len(embedding)] = embedding
+        grown[rows] = encode_items(encoder, new)
+        embedding = grown
+    return write_index(
+        indexed,
+        embedding,
+        models=models,
+        build=build,
+        user_encoder=user_encoder,
+        schema=schema,
+        config=config,
+        new_items=len(indexed) - len(catalogue),
+        settings=settings,
+        min_recall=min_recall,
+    )
+
+
+def write_index(
+    items: IndexItems,
+    embedding: np.ndarray,
+    *,
+    models: str | pathlib.Path,
+    build: str,
+    user_encoder: tf.Module,
+    schema: Schema,
+    config: Config,
+    new_items: int = 0,
+    settings: Mapping[str, int] = MappingProxyType({}),
+    min_recall: float = MIN_RECALL,
+) -> IndexResult:
+    """`build_index` from items and their vectors `[X, d]`, any length."""
+    start = time.perf_counter()
+    dim = config.model.embedding_dim
+    if embedding.shape != (len(items), dim) or not np.isfinite(embedding).all():
+        raise ValueError(
+            f"The item vectors have shape {embedding.shape}, expected finite numbers of shape "
+            f"{(len(items), dim)}. Make them again with `guim embed-items` and the model that "
+            "serves users."
+        )
+    weight = config.retrieval.popularity_weight
+    vectors = Vectors(unit(embedding), prior(items.recent_buyers, weight) if weight else None)
+    report = IndexReport(build, len(items), new_items, dim)
+    search: Search = ExactSearch(vectors)
+    if build == SCANN:
+        search, measured = build_scann(vectors, settings=settings, min_recall=min_recall)
+        report = dataclasses.replace(
+            report,
+            **dataclasses.asdict(search.settings),
+            **dataclasses.asdict(measured),
+            min_recall=min_recall,
+        )
+    report = dataclasses.replace(report, seconds=round(time.perf_counter() - start, 2))
+    categories = sorted(set(items.category_id) - {""})
     with tempfile.TemporaryDirectory() as folder:  # tf.saved_model.save copies the file
-        file = str(pathlib.Path(folder, "catalogue.tsv"))
-        names.write_vocabulary(file, catalogue.item_id.tolist(), [0] * len(catalogue))
-        module = Retrieval(
+        file = str(pathlib.Path(folder, "categories.tsv"))
+        names.write_vocabulary(file, categories, [0] * len(categories))
+        module = Recommender(
             search,
-            item_ids=catalogue.item_id.tolist(),
-            catalogue_file=file,
+            vectors=vectors,
+            item_ids=items.item_id.tolist(),
+            category_ids=items.category_id.tolist(),
+            category_file=file,
             user_encoder=user_encoder,
-            indexed=indexed,
             config=config,
         )
         saved = save(
@@ -280,56 +169,9 @@ def build_index(
             schema=schema,
             config=config,
             warmup=module.warmup(schema),
+            extra={REPORT_FILE: to_json(report)},
         )
-    return IndexResult(str(saved), len(catalogue), recall)
-
-
-def read_vectors(path: str | pathlib.Path, catalogue: Catalogue) -> np.ndarray:
-    """Vectors that `guim embed-items` wrote, in the order of the catalogue: `[X, d]` float32."""
-    table = pq.read_table(path)
-    row = {item: i for i, item in enumerate(table["item_id"].to_pylist())}
-    missing = [item for item in catalogue.item_id if item not in row]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} items of the catalogue, {missing[0]!r} first. Make the "
-            "vectors again with `guim embed-items` from this data set."
-        )
-    column = table["item_embedding"].combine_chunks()
-    values = column.flatten().to_numpy().reshape(len(table), -1)
-    return np.ascontiguousarray(values[[row[item] for item in catalogue.item_id]])
-
-
-def _tune_scann(indexed: np.ndarray, exact: Search, min_recall: float) -> tuple[Search, float]:
-    """The fastest ScaNN settings that reach a recall, measured as if users had items' vectors."""
-    count = len(indexed)
-    if count < _SMALLEST_SCANN:
-        raise ValueError(
-            f"The catalogue has {count} items and ScaNN needs {_SMALLEST_SCANN}. Use --build exact."
-        )
-    leaves = max(1, round(count**0.5))
-    sample = np.random.default_rng(0).choice(count, min(count, _MEASURED_QUERIES), replace=False)
-    queries = tf.constant(with_coordinate(indexed[np.sort(sample), :-1], 1.0))
-    k = min(_MEASURED_K, count)
-    truth = exact(queries, k=k)[1].numpy()
-    for share, reorder in _LADDER:
-        searched = max(1, round(share * leaves))
-        scann = tfrs.layers.factorized_top_k.ScaNN(
-            k=k,
-            num_leaves=leaves,
-            num_leaves_to_search=searched,
-            num_reordering_candidates=min(reorder, count),
-        ).index(tf.constant(indexed))
-        found = scann(queries, k=k)[1].numpy()
-        hits = [len(np.intersect1d(a, b)) for a, b in zip(found, truth, strict=True)]
-        recall = float(np.mean(hits) / k)
-        print(
-            f"ScaNN: {searched} of {leaves} leaves, {min(reorder, count)} reordered: "
-            f"recall@{k} {recall:.4f}",
-            file=sys.stderr,
-        )
-        if recall >= min_recall:
-            break
-    return scann, recall
+    return IndexResult(str(saved), report)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -341,7 +183,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n"
         "  guim index --dataset work/dataset --models saved_models\n"
         "  guim index --dataset work/dataset --models saved_models --build exact \\\n"
-        "      --vectors work/items.parquet\n",
+        "      --vectors work/items.parquet\n"
+        "  guim index --dataset work/dataset --models saved_models \\\n"
+        "      --vectors work/items.parquet --items work/new.parquet\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="folder with the catalogue")
@@ -349,9 +193,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--build", choices=[SCANN, EXACT], help="one build only (default: both)")
     parser.add_argument("--vectors", help="item vectors from `guim embed-items`")
     parser.add_argument(
-        "--min-recall", type=float, default=0.99, help="of ScaNN against brute force (%(default)s)"
+        "--items",
+        help="Parquet with more items (item_id, category_id, title), which the item encoder "
+        "encodes; one with a known id replaces that item",
     )
+    parser.add_argument(
+        "--min-recall",
+        type=float,
+        default=MIN_RECALL,
+        help="of ScaNN against brute force; an index below it is not written (%(default)s)",
+    )
+    for name, text in _SETTINGS.items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, help=f"{text} (default: by the number of items)")
     arguments = parser.parse_args(argv)
+    given = {name: getattr(arguments, name) for name in _SETTINGS}
     try:
         for build in [arguments.build] if arguments.build else [SCANN, EXACT]:
             result = build_index(
@@ -359,9 +215,11 @@ def main(argv: list[str] | None = None) -> int:
                 models=arguments.models,
                 build=build,
                 vectors=arguments.vectors,
+                items=arguments.items,
+                settings={name: x for name, x in given.items() if x is not None},
                 min_recall=arguments.min_recall,
             )
-            print(json.dumps(dataclasses.asdict(result)))
+            print(json.dumps({"folder": result.folder} | dataclasses.asdict(result.report)))
     except ValueError as e:
         print(f"guim index: {e}", file=sys.stderr)
         return 2

@@ -109,7 +109,8 @@ class UserEncoder(keras.layers.Layer):
         action: tf.Tensor | None = None,
         seed: tf.Tensor | None = None,
         groups: int = 1,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return_attention: bool = False,
+    ) -> tuple[tf.Tensor, ...]:
         """Encodes histories. E is the number of events of all users, user by user in time order.
 
         Args:
@@ -124,10 +125,15 @@ class UserEncoder(keras.layers.Layer):
           action: `[E]` int64 rows of the action table, if there is one.
           seed: `[2]` int64 of dropout, which is on with it.
           groups: of users of like length, to save padding where histories differ much.
+          return_attention: gives a third result; outside of training.
 
         Returns:
-          The users `[B, C, d]`, with `earlier` `[B, 1 + G, C, d]` of which T comes first; and the
-          last layer at every event `[E, d]`, for `predict_items`.
+          The users `[B, C, d]`, with `earlier` `[B, 1 + G, C, d]` of which T comes first; the last
+          layer at every event `[E, d]`, for `predict_items`; and on request how much each of the C
+          vectors of T attends to each event of the user, `[B, C, W]` with W the longest history.
+          That is the last attention there is: of a CLS token in the last layer, the mean of its
+          heads; with mixture "heads" of the vector's own head. What is left of 1 goes to CLS
+          tokens.
         """
         if masked is not None:
             items = tf.where(masked[:, None], self.mask_vector, items)
@@ -148,6 +154,7 @@ class UserEncoder(keras.layers.Layer):
         tokens = self.input_norm(tf.concat([cls, events], axis=0))
         tokens = dropout(tokens, self.dropout, seed, 0)
         for number, block in enumerate(self.blocks):
+            entering = tokens
             tokens = block(
                 tokens, packing=packing, visible=visible, seed=_of_layer(seed, 1 + number)
             )
@@ -159,7 +166,10 @@ class UserEncoder(keras.layers.Layer):
         users = self.user_projection(users)
         shape = [batch, moments, self.interests, self.dim]
         users = tf.reshape(users, shape if earlier is not None else [batch, *shape[2:]])
-        return users, outputs
+        if not return_attention:
+            return users, outputs
+        attended = entering if self.interest_heads is None else tokens
+        return users, outputs, self._attention(attended, packing, visible)
 
     def predict_items(self, outputs: tf.Tensor) -> tf.Tensor:
         """f_o: some of the last layer's events `[n, d]` -> what is predicted there, `[n, d]`."""
@@ -180,6 +190,28 @@ class UserEncoder(keras.layers.Layer):
         order = tf.concat([group.users for group in packing.groups], axis=0)
         by_user = tf.gather(tf.concat(found, axis=0), tf.argsort(order))
         return tf.reshape(by_user, [-1, self.dim])
+
+    def _attention(
+        self, tokens: tf.Tensor, packing: Packing, visible: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
+        """`call`'s attention `[B, C, W]`, from what enters the last attention there is."""
+        of_cls = [seen[:, : self.cls_tokens] for seen in visible]
+        if self.interest_heads is None:
+            by_head = self.blocks[-1].attention_weights(tokens, packing=packing, visible=of_cls)
+            weights = [tf.reduce_mean(x, axis=1) for x in by_head]
+        else:
+            rows = zip(as_rows(packing, tokens), of_cls, strict=True)
+            weights = [
+                self.interest_heads.attention_weights(x, visible=seen)[:, 0] for x, seen in rows
+            ]
+        widths = [tf.shape(group.present)[1] for group in packing.groups]
+        longest = tf.reduce_max(tf.stack(widths))
+        to_events = [
+            tf.pad(x[:, :, tf.shape(x)[2] - width :], [[0, 0], [0, 0], [0, longest - width]])
+            for x, width in zip(weights, widths, strict=True)
+        ]
+        order = tf.concat([group.users for group in packing.groups], axis=0)
+        return tf.gather(tf.concat(to_events, axis=0), tf.argsort(order))
 
     def _visible(self, group: Group, timestamp: tf.Tensor, cutoffs: tf.Tensor) -> tf.Tensor:
         """`[b, S, S]` bool, whether a token (row) attends to another."""

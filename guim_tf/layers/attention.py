@@ -56,14 +56,35 @@ class SelfAttention(keras.layers.Layer):
         self, rows: tf.Tensor, visible: tf.Tensor, seed: tf.Tensor | None, salt: int
     ) -> tf.Tensor:
         """`[b, S, 3 * dim]` -> `[b, S, dim]`."""
+        query, key, value = self._split(rows)
+        weights = dropout(_weights(query, key, visible), self.dropout, seed, salt)
+        mixed = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
+        return tf.reshape(mixed, [tf.shape(rows)[0], tf.shape(rows)[1], self.dim])
+
+    def attention_weights(
+        self, tokens: tf.Tensor, *, packing: Packing, visible: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """How much the first tokens of a user attend to each, outside of training.
+
+        Args:
+          tokens, packing: as of `call`.
+          visible: `[b, G, S]` bool of each group, whether each of the first G tokens attends to a
+            token.
+
+        Returns:
+          Of each group `[b, heads, G, S]`, rows that sum to 1.
+        """
+        found = []
+        for rows, seen in zip(as_rows(packing, self.project(tokens)), visible, strict=True):
+            query, key, _ = self._split(rows)
+            found.append(_weights(query[:, :, : tf.shape(seen)[1]], key, seen))
+        return found
+
+    def _split(self, rows: tf.Tensor) -> list[tf.Tensor]:
+        """`[b, S, 3 * dim]` -> query, key and value `[b, heads, S, size]`."""
         users, width, size = tf.shape(rows)[0], tf.shape(rows)[1], self.dim // self.heads
         split = tf.reshape(rows, [users, width, 3, self.heads, size])
-        query, key, value = tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
-        logits = tf.linalg.matmul(query * size**-0.5, key, transpose_b=True)
-        logits += tf.where(visible, 0.0, logits.dtype.min)[:, None]
-        weights = dropout(tf.nn.softmax(logits), self.dropout, seed, salt)
-        mixed = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
-        return tf.reshape(mixed, [users, width, self.dim])
+        return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -71,3 +92,10 @@ class SelfAttention(keras.layers.Layer):
             "dim": self.dim,
             "dropout": self.dropout,
         }
+
+
+def _weights(query: tf.Tensor, key: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+    """`[b, heads, G, size]`, `[b, heads, S, size]` and `[b, G, S]` -> `[b, heads, G, S]`."""
+    logits = tf.linalg.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+    logits += tf.where(visible, 0.0, logits.dtype.min)[:, None]
+    return tf.nn.softmax(logits)

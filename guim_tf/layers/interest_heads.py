@@ -56,14 +56,17 @@ class InterestHeads(keras.layers.Layer):
           visible: `[B, G, S]` bool, whether each of them attends to a token.
           seed, salt: of `dropout`.
         """
+        weights = dropout(self.attention_weights(tokens, visible=visible), self.dropout, seed, salt)
+        mixed = tf.einsum("bghs,bsd->bghd", weights, tokens)
+        return tf.einsum("bghd,hde->bghe", mixed, self.value_kernel) + self.value_bias
+
+    def attention_weights(self, tokens: tf.Tensor, *, visible: tf.Tensor) -> tf.Tensor:
+        """How much each head attends to each token, `[B, G, H, S]`; arguments as of `call`."""
         first = tokens[:, : tf.shape(visible)[1]]
         query = tf.einsum("bgd,hde->bghe", first, self.query_kernel) + self.query_bias
         query = tf.einsum("bghe,hde->bghd", query, self.key_kernel)
         logits = tf.einsum("bghd,bsd->bghs", query, tokens) * self.dim**-0.5
-        logits = tf.where(visible[:, :, None, :], logits, logits.dtype.min)
-        weights = dropout(tf.nn.softmax(logits), self.dropout, seed, salt)
-        mixed = tf.einsum("bghs,bsd->bghd", weights, tokens)
-        return tf.einsum("bghd,hde->bghe", mixed, self.value_kernel) + self.value_bias
+        return tf.nn.softmax(tf.where(visible[:, :, None, :], logits, logits.dtype.min))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

@@ -63,6 +63,14 @@ class TransformerBlock(keras.layers.Layer):
         tokens = self.attention_norm(tokens + attend(tokens))
         return self.output_norm(tokens + feed_forward(tokens))
 
+    def attention_weights(
+        self, tokens: tf.Tensor, *, packing: Packing, visible: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """What `SelfAttention.attention_weights` are for the same input of the block."""
+        if self.norm_first:
+            tokens = self.attention_norm(tokens)
+        return self.attention.attention_weights(tokens, packing=packing, visible=visible)
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "dim": self.dim,

@@ -1,0 +1,106 @@
+"""The items of an index: a catalogue, and items that have come since."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from guim_tf.catalogue import Catalogue
+
+NEW_COLUMNS = ("item_id", "category_id", "title")
+
+
+class IndexItemsError(ValueError):
+    """Items or vectors that no index can be made of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexItems:
+    """X items. item_id, category_id, title: `[X]` object, str; "" where there is none.
+    recent_buyers: `[X]` int64."""
+
+    item_id: np.ndarray
+    category_id: np.ndarray
+    title: np.ndarray
+    recent_buyers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> IndexItems:
+        fields = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: getattr(catalogue, name) for name in fields})
+
+    def take(self, rows: np.ndarray) -> IndexItems:
+        return IndexItems(*(getattr(self, x.name)[rows] for x in dataclasses.fields(self)))
+
+    def updated(self, new: IndexItems) -> tuple[IndexItems, np.ndarray]:
+        """These and `new`, and the rows of `new` among them.
+
+        A new item with a known id takes that item's place, and its buyers; the others follow.
+        """
+        place = {item: row for row, item in enumerate(self.item_id)}
+        rows = np.empty(len(new), np.int64)
+        for i, item in enumerate(new.item_id):
+            rows[i] = place.setdefault(item, len(place))
+        joined = []
+        for field in dataclasses.fields(self):
+            mine, theirs = getattr(self, field.name), getattr(new, field.name)
+            column = np.concatenate([mine, np.zeros(len(place) - len(self), mine.dtype)])
+            known = rows < len(self)
+            column[rows] = (
+                theirs if field.name != "recent_buyers" else np.where(known, column[rows], theirs)
+            )
+            joined.append(column)
+        return IndexItems(*joined), rows
+
+
+def read_items(path: str | pathlib.Path) -> IndexItems:
+    """New items from Parquet with the columns `NEW_COLUMNS`, text; category and title may be null.
+
+    Raises:
+      IndexItemsError: the file is none of that, or an id is missing, given twice or not one line.
+    """
+    try:
+        table = pq.read_table(path, columns=list(NEW_COLUMNS))
+        columns = {
+            name: table[name].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
+            for name in NEW_COLUMNS
+        }
+    except (OSError, ValueError, KeyError) as e:
+        raise IndexItemsError(
+            f"{path} is not Parquet with the text columns {', '.join(NEW_COLUMNS)}: {e}."
+        ) from e
+    ids = columns["item_id"]
+    _, first, count = np.unique(ids, return_index=True, return_counts=True)
+    if (count > 1).any():
+        twice = ids[first[count > 1][0]]
+        raise IndexItemsError(f"{path} holds item {twice!r} more than once, expected one row each.")
+    for name in ("item_id", "category_id"):
+        for text in columns[name]:
+            if "\t" in text or "\n" in text or "\r" in text or (name == "item_id" and not text):
+                raise IndexItemsError(
+                    f"{path}: {name} is {text!r}, expected text without tabs and line breaks"
+                    + (", not empty." if name == "item_id" else ".")
+                )
+    return IndexItems(**columns, recent_buyers=np.zeros(len(ids), np.int64))
+
+
+def read_vectors(path: str | pathlib.Path, items: IndexItems) -> np.ndarray:
+    """Vectors that `guim embed-items` wrote, in the order of `items`: `[X, d]` float32."""
+    table = pq.read_table(path)
+    row = {item: i for i, item in enumerate(table["item_id"].to_pylist())}
+    missing = [item for item in items.item_id if item not in row]
+    if missing:
+        raise IndexItemsError(
+            f"{path} lacks {len(missing)} items of the catalogue, {missing[0]!r} first. Make the "
+            "vectors again with `guim embed-items` from this data set."
+        )
+    column = table["item_embedding"].combine_chunks()
+    values = column.flatten().to_numpy().reshape(len(table), -1)
+    return np.ascontiguousarray(values[[row[item] for item in items.item_id]])
