@@ -154,8 +154,9 @@ def prefer_repeats(
 
 def habit(rows: tf.Tensor, seen: tf.Tensor, *, weight: float) -> tf.Tensor:
     """`weight * ln(1 + times bought)` of items `[B, M]` among purchases `[B, N]`: `[B, M]`."""
-    times = tf.math.count_nonzero(rows[:, :, None] == seen[:, None, :], axis=2, dtype=tf.float32)
-    return weight * tf.math.log1p(times)
+    rows, ordered = tf.cast(rows, tf.int64), tf.sort(tf.cast(seen, tf.int64), axis=1)
+    times = _place(ordered, rows, "right") - _place(ordered, rows, "left")
+    return weight * tf.math.log1p(tf.cast(times, tf.float32))
 
 
 def rescore(
@@ -219,7 +220,8 @@ def _merge(
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
     gone = rows < 0
     if exclude is not None:
-        gone |= tf.reduce_any(rows[:, :, None] == tf.cast(exclude, tf.int64)[:, None, :], axis=2)
+        ordered = tf.sort(tf.cast(exclude, tf.int64), axis=1)
+        gone |= _place(ordered, rows, "right") > _place(ordered, rows, "left")
     if per_interest is None:
         drop = gone | _repeated(rows)
     else:
@@ -232,6 +234,12 @@ def _merge(
     rows = tf.where(ended, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
     interests = tf.where(ended, -1, tf.pad(interests[:, :k], padding))
     return rows, scores, interests
+
+
+def _place(ordered: tf.Tensor, values: tf.Tensor, side: str) -> tf.Tensor:
+    """Where values `[B, M]` belong in ascending lists `[B, N]`: comparing all with all would take
+    memory that grows with M times N, and a client chooses both."""
+    return tf.searchsorted(ordered, values, side=side)
 
 
 def _repeated(rows: tf.Tensor) -> tf.Tensor:

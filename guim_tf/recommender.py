@@ -16,6 +16,9 @@ NO_SCORE = -1.0  # beside the empty id where a catalogue has fewer than k items 
 # by ln(C) / sharpness at most (0.07 for C = 4 at 20): only neighbours change places, and an item
 # that is not among the N best by Eq. 3 can beat none whose new score is above the N-th old one.
 _RESCORED = 4
+# What one request may ask for: its memory grows with both.
+MAX_K = 10_000
+MAX_EVENTS = 4_096
 _NO_CATEGORY = 0  # the row of items that have none, whose category id is ""
 
 Lists = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # rows, scores and interests, of `merge_interests`
@@ -108,6 +111,7 @@ class Recommender(tf.Module):
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to each vector `[B, d]`, by the cosine alone."""
+        tf.debugging.assert_less_equal(k, MAX_K, message=f"k must be at most {MAX_K}")
         answer = self._answer(*self._search(item_embedding[:, None, :], k, of_users=False))
         return {"item_id": answer["item_id"], "score": answer["score"]}
 
@@ -161,6 +165,11 @@ class Recommender(tf.Module):
         allowed: tf.Tensor | None = None,
         quota: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
+        tf.debugging.assert_less_equal(
+            tf.shape(history["item_id"])[1],
+            MAX_EVENTS,
+            message=f"a history may have {MAX_EVENTS} events: send the most recent ones",
+        )
         users = self.user_encoder.signatures["encode_users"](**history)["user_embedding"]
         seen = self.item_ids(history["item_id"])  # -1 for unknown and padding
         exclude = tf.where(exclude_seen, seen, -1)
@@ -186,6 +195,7 @@ class Recommender(tf.Module):
 
     def _listed(self, k: tf.Tensor) -> tf.Tensor:
         """How many items to list so that k are left in the end."""
+        tf.debugging.assert_less_equal(k, MAX_K, message=f"k must be at most {MAX_K}")
         if self._sharpness is None:
             return k
         return tf.maximum(k, tf.minimum(_RESCORED * k, self.vectors.count))

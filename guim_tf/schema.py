@@ -34,6 +34,11 @@ UNKNOWN_ROW = 1
 FIRST_ROW = 2
 
 # Layout of a data set folder.
+# Of the exported signatures, what a server that batches requests must know: this input is of the
+# whole request and not of a row, and these have an output a position of the history.
+CATEGORY_FILTER = "category_filter"
+PER_EVENT_SIGNATURES = ("explain", "encode_users_with_attention")
+
 SCHEMA_FILE = "schema.json"
 MANIFEST_FILE = "manifest.json"  # of an exported model: each file and its size
 COUNTERS_FILE = "counters.json"

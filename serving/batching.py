@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from guim_tf import schema
 from serving.metrics import Metrics
 from serving.servable import Call, RequestError, run
 
@@ -98,7 +99,8 @@ class _Task:
     @property
     def row_by_row(self) -> bool:
         """Whether rows of this request may be run apart from each other."""
-        sizes = {len(x) for x in self.call.inputs.values() if x.ndim}
+        inputs = self.call.inputs.items()
+        sizes = {len(x) for name, x in inputs if not _is_shared(name, x)}
         return self.call.servable.row_by_row and sizes == {self.rows}
 
 
@@ -180,10 +182,12 @@ class Batcher:
         shared: list[Hashable] = [id(call.servable), call.signature_name]
         sizes = set()
         guim = call.servable.row_by_row
-        padded = guim or self._parameters.pad_variable_length_inputs
+        padded = self._parameters.pad_variable_length_inputs or (
+            guim and call.signature_name not in schema.PER_EVENT_SIGNATURES
+        )
         for name, array in sorted(call.inputs.items()):
-            if array.ndim == 0:
-                shared.append((name, array.item()))
+            if _is_shared(name, array):
+                shared.append((name, array.dtype, tuple(array.ravel().tolist())))
             else:
                 sizes.add(array.shape[0])
                 shared.append((name, array.ndim if padded else array.shape[1:]))
@@ -279,10 +283,17 @@ class Batcher:
         size = next((s for s in sizes if s >= rows), rows)
         return [
             {
-                name: x if x.ndim == 0 else _stack([t.call.inputs[name] for t in tasks], size)
+                name: x
+                if _is_shared(name, x)
+                else _stack([t.call.inputs[name] for t in tasks], size)
                 for name, x in first.call.inputs.items()
             }
         ]
+
+
+def _is_shared(name: str, array: np.ndarray) -> bool:
+    """Whether an input is of the whole request, and not of its rows."""
+    return array.ndim == 0 or name == schema.CATEGORY_FILTER
 
 
 def _starts(task: _Task) -> bool:

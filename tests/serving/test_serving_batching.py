@@ -121,6 +121,36 @@ def test_other_scalars_ranks_or_dtypes_run_apart(start, model):
     assert model.shapes() == [(1, 1), (2,), (1,), (1, 1)]
 
 
+def test_a_filter_is_of_a_whole_request_whatever_its_length(start, model):
+    """It has as many rows as the request by chance."""
+    batcher = start()
+    hold(batcher, model)
+    filters = [np.array(texts, object) for texts in (["a"], ["b"], ["a"], ["a", "b"])]
+    futures = [
+        batcher.submit(call(model, [n], category_filter=category))
+        for n, category in enumerate(filters)
+    ]
+    model.gate.set()
+
+    assert [future.result(TIMEOUT)["y"].tolist() for future in futures] == [[0], [1], [2], [3]]
+    found = [(c["x"].tolist(), c["category_filter"].tolist()) for c in model.calls[1:]]
+    assert found == [([0, 2], [b"a"]), ([1], [b"b"]), ([3], [b"a", b"b"])]
+
+
+def test_answers_with_a_position_for_each_event_are_not_filled_up(start, model):
+    batcher = start()
+    model.servable = Servable("m", 1, None, {}, {"explain": model, "f": model}, row_by_row=True)
+    hold(batcher, model)
+    futures = [
+        batcher.submit(Call(model.servable, "explain", {"x": np.ones((1, n), int)}, ["y"]))
+        for n in (2, 3, 2)
+    ]
+    model.gate.set()
+
+    assert [future.result(TIMEOUT)["y"].shape for future in futures] == [(1, 2), (1, 3), (1, 2)]
+    assert model.shapes()[1:] == [(2, 2), (1, 3)]
+
+
 def test_a_batch_ends_at_its_size_and_a_larger_request_runs_in_pieces(start, model):
     batcher = start(max_batch_size=4)
     hold(batcher, model)
