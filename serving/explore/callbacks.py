@@ -1,0 +1,196 @@
+"""What happens when somebody types or clicks: the address changes, and panels follow it.
+
+`user` and `item` of the address are the only state, so that any view of the page has a link.
+"""
+
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import dash
+import grpc
+import plotly.graph_objects as go
+from dash import ALL, Dash, Input, Output, State, ctx, no_update
+
+from serving import client
+from serving.explore import figure, layout, panels
+from serving.explore.answers import Server
+from serving.explore.item_map import Atlas
+from serving.explore.shop import Shop
+from serving.histories import HistoryError
+
+_MATCHES = 12  # items that a search shows
+
+
+def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: str, k: int) -> None:
+    """Connects the fields and panels of `layout.page`.
+
+    Args:
+      app: has that layout.
+      shop, server, atlas: where answers come from.
+      address: of the server, for messages.
+      k: items a list.
+    """
+
+    def failed(error: Exception) -> Any:
+        text = (
+            client.explain(error, server=address)
+            if isinstance(error, grpc.RpcError)
+            else str(error)
+        )
+        return panels.message(text[:1].upper() + text[1:], kind="error")
+
+    @app.callback(
+        Output("address", "search"),
+        Input("user-id", "n_submit"),
+        Input("show-user", "n_clicks"),
+        Input("any-user", "n_clicks"),
+        Input("item-text", "n_submit"),
+        Input({"type": "item", "item": ALL, "place": ALL}, "n_clicks"),
+        Input("map", "clickData"),
+        State("user-id", "value"),
+        State("item-text", "value"),
+        State("address", "search"),
+        prevent_initial_call=True,
+    )
+    def choose(
+        _submit: Any,
+        _show: Any,
+        _any: Any,
+        _find: Any,
+        _clicks: Any,
+        clicked: Mapping | None,
+        user_id: str | None,
+        text: str | None,
+        search: str | None,
+    ) -> Any:
+        by = ctx.triggered_id
+        if not ctx.triggered[0]["value"]:  # buttons that only came to be
+            return no_update
+        if by == "any-user":
+            return _address(search, user=shop.any_user())
+        if by in ("user-id", "show-user"):
+            return _address(search, user=(user_id or "").strip())
+        if by == "item-text":
+            found = shop.catalogue.search(text or "", 1)
+            return _address(search, item=found[0].item_id) if found else no_update
+        if by == "map":
+            assert clicked is not None
+            return _address(search, item=clicked["points"][0]["customdata"][0])
+        return _address(search, item=by["item"])
+
+    @app.callback(
+        Output("user", "data"),
+        Output("item", "data"),
+        Output("user-id", "value"),
+        Input("address", "search"),
+        State("user", "data"),
+        State("item", "data"),
+    )
+    def follow(search: str | None, user: str | None, item: str | None) -> Any:
+        wanted = _chosen(search)
+        chosen_user, chosen_item = wanted.get("user"), wanted.get("item")
+        return (
+            no_update if chosen_user == user else chosen_user,
+            no_update if chosen_item == item else chosen_item,
+            no_update if chosen_user == user else chosen_user or "",
+        )
+
+    @app.callback(
+        Output("item-matches", "children"),
+        Input("item-text", "value"),
+        prevent_initial_call=True,
+    )
+    def find_items(text: str | None) -> Any:
+        if not (text or "").strip():
+            return None
+        assert text is not None
+        found = shop.catalogue.search(text, _MATCHES)
+        return panels.matches(found, text.strip(), limit=_MATCHES)
+
+    @app.callback(
+        Output("user-panel", "children"),
+        Output("marks", "data"),
+        Input("user", "data"),
+        Input("exclude-seen", "value"),
+    )
+    def show_user(user_id: str | None, exclude: list[str] | None) -> Any:
+        nothing: dict = {"bought": [], "recommended": []}
+        if not user_id:
+            return panels.message(layout.PICK_USER), nothing
+        try:
+            history = shop.history(user_id)
+            bought = list(dict.fromkeys(event.item.item_id for event in history.events))
+            recommended = server.recommend(history, k=k, exclude_seen=bool(exclude))
+            interests = server.of_each_interest(
+                server.encode_user(history), k=k, without=bought if exclude else ()
+            )
+        except (HistoryError, grpc.RpcError) as e:
+            return failed(e), nothing
+        ids = {r.item_id for r in recommended} | {one.item_id for f in interests for one in f}
+        panel = panels.user_panel(
+            history,
+            recommended=recommended,
+            interests=interests,
+            items=shop.catalogue.by_id(ids),
+        )
+        return panel, {
+            "bought": bought,
+            "recommended": [[r.item_id, r.score, r.interest] for r in recommended],
+        }
+
+    @app.callback(Output("item-panel", "children"), Input("item", "data"))
+    def show_item(item_id: str | None) -> Any:
+        if not item_id:
+            return panels.message(layout.PICK_ITEM)
+        item = shop.item(item_id)
+        if item is None:
+            return panels.message(
+                f"No item {item_id!r} in the data set {shop.name}. Find one by its title.",
+                kind="error",
+            )
+        try:
+            neighbours = server.neighbours(item, k=k)
+        except grpc.RpcError as e:
+            return failed(e)
+        return panels.item_panel(
+            item, neighbours, shop.catalogue.by_id(one.item_id for one in neighbours)
+        )
+
+    @app.callback(
+        Output("map", "figure"),
+        Output("map-error", "children"),
+        Input("address", "pathname"),
+    )
+    def draw_map(_pathname: str) -> Any:
+        try:
+            return figure.draw(atlas.get()), None
+        except grpc.RpcError as e:
+            return go.Figure(), failed(e)
+
+    @app.callback(
+        Output("map", "figure", allow_duplicate=True),
+        Output("map-note", "children"),
+        Input("marks", "data"),
+        Input("item", "data"),
+        Input("map-error", "children"),  # after the map is drawn
+        prevent_initial_call=True,
+    )
+    def mark_map(marks: Mapping | None, item_id: str | None, error: Any) -> Any:
+        if error or not marks:
+            return no_update, no_update
+        patch = dash.Patch()
+        recommended = [client.Recommendation(*row) for row in marks["recommended"]]
+        figure.mark(
+            atlas.get(), patch, bought=marks["bought"], recommended=recommended, chosen=item_id
+        )
+        return patch, no_update
+
+
+def _chosen(search: str | None) -> dict[str, str]:
+    return dict(urllib.parse.parse_qsl((search or "").removeprefix("?")))
+
+
+def _address(search: str | None, **changed: str) -> str:
+    kept = {name: value for name, value in (_chosen(search) | changed).items() if value}
+    return "?" + urllib.parse.urlencode(kept)
