@@ -60,7 +60,7 @@ setup(
             "pytest-timeout>=2.3",  # a server test that hangs must fail
             "ruff>=0.5",
             "mypy>=1.10",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["guim=guim_tf.cli:console"]},
 )

@@ -11,6 +11,7 @@ from serving.client import signature_inputs as inputs_of
 from serving.histories import History, Item
 
 USER_ENCODER, ITEM_ENCODER = "user_encoder", "item_encoder"
+_EVENTS = 512  # of a history that are sent, the latest; the model keeps what its window holds
 _BATCH = 256  # items a request: well below the size of message that servers take
 
 
@@ -51,7 +52,7 @@ class Server:
         """The k best items of all interests together, best first."""
         [answer] = recommend(
             self.retrieval,
-            [history],
+            [_latest(history)],
             k=k,
             exclude_seen=exclude_seen,
             model=self.model,
@@ -61,7 +62,7 @@ class Server:
 
     def encode_user(self, history: History) -> np.ndarray:
         """`[C, d]` float32."""
-        inputs = recommend_inputs([history], k=1, exclude_seen=False)
+        inputs = recommend_inputs([_latest(history)], k=1, exclude_seen=False)
         asked = inputs_of(self.encoders, USER_ENCODER, "encode_users", timeout=self.timeout)
         inputs = {name: values for name, values in inputs.items() if name in asked}
         outputs = predict(self.encoders, USER_ENCODER, "encode_users", inputs, timeout=self.timeout)
@@ -118,6 +119,10 @@ class Server:
             vectors.append(outputs["item_embedding"])
             progress(len(some))
         return np.concatenate(vectors)
+
+
+def _latest(history: History) -> History:
+    return dataclasses.replace(history, events=history.events[-_EVENTS:])
 
 
 def _rows(outputs: dict[str, np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:

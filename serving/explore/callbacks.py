@@ -181,10 +181,15 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
             return no_update, no_update
         patch = dash.Patch()
         recommended = [client.Recommendation(*row) for row in marks["recommended"]]
-        figure.mark(
-            atlas.get(), patch, bought=marks["bought"], recommended=recommended, chosen=item_id
+        item_map = atlas.get()
+        shown = figure.mark(
+            item_map, patch, bought=marks["bought"], recommended=recommended, chosen=item_id
         )
-        return patch, no_update
+        wanted = {
+            figure.BOUGHT: len(marks["bought"]),
+            figure.RECOMMENDED: len(recommended),
+        }
+        return patch, panels.map_note(len(item_map.items), shown=shown, wanted=wanted)
 
 
 def _chosen(search: str | None) -> dict[str, str]:

@@ -98,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             2,
         )
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    if arguments.host not in _LOOPBACK:
+    if arguments.host in _LOOPBACK:  # another name is a foreign page that points it here
+        app.server.config["TRUSTED_HOSTS"] = [*_LOOPBACK, "[::1]"]
+    else:
         print(f"note: {arguments.host} may be reached from other machines, and asks no password")
     print(f"ready at http://{host}:{web.port}/ (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_ahead, args=(atlas,), daemon=True).start()

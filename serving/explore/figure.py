@@ -13,32 +13,33 @@ from serving.explore.item_map import ItemMap
 from serving.explore.style import GREY, INK, colour_of
 from serving.histories import Item
 
-_NAMED = 9  # categories with a colour of their own; the others share one
-_CATEGORY_COLOURS = (
-    "#8dd3c7", "#bebada", "#fb8072", "#80b1d3", "#fdb462",
-    "#b3de69", "#fccde5", "#bc80bd", "#d9b382",
+_COLOURS = (  # of the categories with most items; the others share GREY
+    "#4c8dc9", "#f2a45c", "#6bbf6b", "#e57373", "#a58bd0", "#b08a7e", "#ec9ad0", "#c9c14a",
+    "#52c4cf", "#9fc5ea", "#f7cfa0", "#b5e0a8", "#f5b5b0", "#cfc2e6", "#d2bcb5", "#f8cfe6",
+    "#e3df9f", "#abe3ea", "#8aa36b", "#7f8fb5",
 )  # fmt: skip
 _HOVER = "%{customdata[1]}<extra></extra>"
 BOUGHT, RECOMMENDED, CHOSEN = "bought", "recommended", "the item"
+_OTHERS = ""  # the key of categories without a colour, and of items without a category
 MARKS = (BOUGHT, RECOMMENDED, CHOSEN)  # the last traces of the figure, in this order
 
 
 def draw(item_map: ItemMap) -> go.Figure:
     """All items by category, and the traces of MARKS, empty."""
     figure = go.Figure()
-    sizes = collections.Counter(item.category_id for item in item_map.items)
-    sizes.pop("", None)
-    named = [category for category, _ in sizes.most_common(_NAMED)]
-    rows_of: dict[str | None, list[int]] = {None: []} | {category: [] for category in named}
+    sizes = collections.Counter(item.category_id for item in item_map.items if item.category_id)
+    named = [category for category, _ in sizes.most_common(len(_COLOURS))]
+    rows_of: dict[str, list[int]] = {category: [] for category in [*named, _OTHERS]}
     for row, item in enumerate(item_map.items):
-        rows_of[item.category_id if item.category_id in rows_of else None].append(row)
-    colours = dict(zip(named, _CATEGORY_COLOURS, strict=False))
-    for category, rows in rows_of.items():
+        rows_of[item.category_id if item.category_id in named else _OTHERS].append(row)
+    for (category, rows), colour in zip(
+        rows_of.items(), [*_COLOURS[: len(named)], GREY], strict=True
+    ):
         figure.add_scatter(
-            name="other categories" if category is None else _text(category),
+            name=_text(category) or "other",
             **_points(item_map, rows),
             mode="markers",
-            marker={"size": 6, "color": GREY if category is None else colours[category]},
+            marker={"size": 5, "color": colour},
             hovertemplate=_HOVER,
         )
     for name, marker in {
@@ -47,12 +48,18 @@ def draw(item_map: ItemMap) -> go.Figure:
         CHOSEN: {"symbol": "x", "size": 14, "color": "#d4145a", "line": {"width": 1}},
     }.items():
         figure.add_scatter(
-            name=name, x=[], y=[], mode="markers", marker=marker, hovertemplate=_HOVER
+            name=name,
+            x=[],
+            y=[],
+            mode="markers",
+            marker=marker,
+            hovertemplate=_HOVER,
+            legendrank=1,  # drawn last, named first
         )
     figure.update_layout(
         template="plotly_white",
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"itemsizing": "constant", "font": {"size": 13}},
+        legend={"itemsizing": "constant", "font": {"size": 12}},
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 13, "color": INK}},
         dragmode="pan",
         uirevision="map",  # marks come and go, the view stays
@@ -60,7 +67,7 @@ def draw(item_map: ItemMap) -> go.Figure:
     )
     axis = {"showticklabels": False, "showgrid": False, "zeroline": False}
     figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis, scaleanchor="x")
+    figure.update_yaxes(**axis)
     return figure
 
 
@@ -75,7 +82,7 @@ def mark(
     """Sets the traces of MARKS; says how many of each are on the map."""
     row_of = {item.item_id: row for row, item in enumerate(item_map.items)}
     interest_of = {r.item_id: r.interest for r in recommended}
-    wanted = {
+    wanted: dict[str, Iterable[str]] = {
         BOUGHT: dict.fromkeys(bought),
         RECOMMENDED: interest_of,
         CHOSEN: [chosen] if chosen else [],

@@ -28,7 +28,7 @@ def page(*, heading: str, suggested: Sequence[str]) -> Component:
                             _section("An item", _item_fields(), "item-panel", PICK_ITEM),
                             _map(),
                         ],
-                        className="pair",
+                        className="side",
                     ),
                 ]
             ),
@@ -73,7 +73,7 @@ def _item_fields() -> Component:
             dcc.Input(
                 id="item-text", type="text", debounce=0.3, placeholder="words of a title, or an id"
             ),
-            html.Div(id="item-matches", **{"aria-live": "polite"}),
+            html.Div(id="item-matches"),
         ],
         className="fields",
     )
@@ -83,12 +83,7 @@ def _map() -> Component:
     return html.Section(
         [
             html.H2("Map of items"),
-            html.P(
-                "Items whose vectors are near each other lie together. Drag to move, scroll to "
-                "zoom, click an item to choose it.",
-                id="map-note",
-                className="note",
-            ),
+            html.P(id="map-note", className="note"),
             dcc.Loading(
                 [
                     html.Div(id="map-error"),

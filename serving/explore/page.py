@@ -17,9 +17,8 @@ def make_app(*, shop: Shop, server: Server, atlas: Atlas, address: str, k: int) 
     app = Dash(
         __name__,
         title=f"{shop.name} · guim explore",
-        update_title=None,
+        update_title="",
         serve_locally=True,
-        suppress_callback_exceptions=True,  # buttons of items come with the panels
     )
     heading = (
         f"{shop.name}: {len(shop.catalogue):,} items, as of {format_time(shop.as_of)} UTC. "

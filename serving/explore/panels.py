@@ -109,7 +109,11 @@ def history_table(history: History) -> Component:
     rows = [
         html.Tr(
             [
-                html.Td(format_time(event.timestamp), className="date"),
+                html.Td(
+                    format_time(event.timestamp)[:10],
+                    title=f"{format_time(event.timestamp)} UTC",
+                    className="date",
+                ),
                 *([html.Td(event.action)] if actions else []),
                 html.Td(item_button(event.item.item_id, items, place=f"history-{number}")),
                 html.Td(event.item.category_id, className="category"),
@@ -195,6 +199,16 @@ def item_panel(item: Item, neighbours: Sequence[Found], items: Items) -> Compone
             if rows
             else message("The catalogue has no other items."),
         ]
+    )
+
+
+def map_note(items: int, *, shown: Mapping[str, int], wanted: Mapping[str, int]) -> str:
+    """What the map has, and how much of what is marked lies on it."""
+    marked = [f"{shown[name]} of {count} {name}" for name, count in wanted.items() if count]
+    there = f" Marked here: {', '.join(marked)}." if marked else ""
+    return (
+        f"The {items:,} most bought items, a colour a category; near each other where their "
+        f"vectors are. Click one to choose it.{there}"
     )
 
 

@@ -3,12 +3,12 @@
 import functools
 import pathlib
 import random
+import sys
 
 from guim_tf import schema
 from serving.histories import Catalogue, History, Item, draw_users, load_histories
 
 _SUGGESTED = 100  # users beside the field, and those that "any user" draws from
-_MOST_EVENTS = 512  # of a history; the model keeps what its window holds
 
 
 class Shop:
@@ -46,7 +46,7 @@ class Shop:
         [history] = load_histories(
             dataset=self._dataset,
             user_ids=[user_id],
-            max_length=_MOST_EVENTS,
+            max_length=sys.maxsize,
             catalogue=self.catalogue,
         )
         return history
