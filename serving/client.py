@@ -182,7 +182,7 @@ def explain(error: grpc.RpcError, *, server: str) -> str:
     if code == grpc.StatusCode.NOT_FOUND:
         return (
             f"the server at {server} does not serve what is needed: {details}. "
-            "Write it with `guim index` and start `guim serve` again."
+            "Write it with `guim export` and `guim index`, and start `guim serve` again."
         )
     return f"the server at {server} answers {code.name}: {details}"
 

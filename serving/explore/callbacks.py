@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import dash
-import grpc
 import plotly.graph_objects as go
 from dash import ALL, Dash, Input, Output, State, ctx, no_update
 
 from serving import client
 from serving.explore import figure, layout, panels
 from serving.explore.answers import Server
+from serving.explore.endpoint import AnswerError
 from serving.explore.item_map import Atlas
 from serving.explore.shop import Shop
 from serving.histories import HistoryError
@@ -22,23 +22,14 @@ from serving.histories import HistoryError
 _MATCHES = 12  # items that a search shows
 
 
-def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: str, k: int) -> None:
+def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> None:
     """Connects the fields and panels of `layout.page`.
 
     Args:
       app: has that layout.
       shop, server, atlas: where answers come from.
-      address: of the server, for messages.
       k: items a list.
     """
-
-    def failed(error: Exception) -> Any:
-        text = (
-            client.explain(error, server=address)
-            if isinstance(error, grpc.RpcError)
-            else str(error)
-        )
-        return panels.message(text[:1].upper() + text[1:], kind="error")
 
     @app.callback(
         Output("address", "search"),
@@ -125,8 +116,8 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
             interests = server.of_each_interest(
                 server.encode_user(history), k=k, without=bought if exclude else ()
             )
-        except (HistoryError, grpc.RpcError) as e:
-            return failed(e), nothing
+        except (HistoryError, AnswerError) as e:
+            return _error(e), nothing
         ids = {r.item_id for r in recommended} | {one.item_id for f in interests for one in f}
         panel = panels.user_panel(
             history,
@@ -139,8 +130,8 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
             "recommended": [[r.item_id, r.score, r.interest] for r in recommended],
         }
 
-    @app.callback(Output("item-panel", "children"), Input("item", "data"))
-    def show_item(item_id: str | None) -> Any:
+    @app.callback(Output("item-panel", "children"), Input("item", "data"), Input("user", "data"))
+    def show_item(item_id: str | None, user_id: str | None) -> Any:
         if not item_id:
             return panels.message(layout.PICK_ITEM)
         item = shop.item(item_id)
@@ -151,11 +142,18 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
             )
         try:
             neighbours = server.neighbours(item, k=k)
-        except grpc.RpcError as e:
-            return failed(e)
-        return panels.item_panel(
-            item, neighbours, shop.catalogue.by_id(one.item_id for one in neighbours)
-        )
+            why = explain(user_id, item_id) if user_id else None
+        except AnswerError as e:
+            return _error(e)
+        items = shop.catalogue.by_id(one.item_id for one in neighbours)
+        return [panels.item_panel(item, neighbours, items), why]
+
+    def explain(user_id: str, item_id: str) -> Any:
+        try:
+            explanation = server.explain(shop.history(user_id), item_id)
+        except HistoryError:  # the user's own panel says so
+            return None
+        return explanation and panels.why_panel(user_id, explanation)
 
     @app.callback(
         Output("map", "figure"),
@@ -165,8 +163,8 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
     def draw_map(_pathname: str) -> Any:
         try:
             return figure.draw(atlas.get()), None
-        except grpc.RpcError as e:
-            return go.Figure(), failed(e)
+        except AnswerError as e:
+            return go.Figure(), _error(e)
 
     @app.callback(
         Output("map", "figure", allow_duplicate=True),
@@ -190,6 +188,11 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, address: st
             figure.RECOMMENDED: len(recommended),
         }
         return patch, panels.map_note(len(item_map.items), shown=shown, wanted=wanted)
+
+
+def _error(error: Exception) -> Any:
+    text = str(error)
+    return panels.message(text[:1].upper() + text[1:], kind="error")
 
 
 def _chosen(search: str | None) -> dict[str, str]:

@@ -9,12 +9,12 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import grpc
 from tqdm import tqdm
 
 from guim_tf import schema
 from serving import client
 from serving.explore.answers import Server
+from serving.explore.endpoint import AnswerError, Endpoint
 from serving.explore.shop import Shop
 from serving.histories import HistoryError
 
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as e:
         return _stop(_MISSING.format(name=e.name), 2)
     server = Server(
-        retrieval=client.connect(arguments.server),
-        encoders=client.connect(arguments.encoders or arguments.server),
+        retrieval=Endpoint.connect(arguments.server),
+        encoders=Endpoint.connect(arguments.encoders or arguments.server),
         model=arguments.model,
         timeout=arguments.timeout,
     )
@@ -83,12 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.require()
     except (HistoryError, schema.SchemaError) as e:
         return _stop(str(e), 2)
-    except grpc.RpcError as e:
-        return _stop(client.explain(e, server=arguments.server), 1)
+    except AnswerError as e:
+        return _stop(str(e), 1)
     atlas = item_map.Atlas(functools.partial(_make_map, shop, server, arguments.map_items))
-    app = page.make_app(
-        shop=shop, server=server, atlas=atlas, address=arguments.server, k=arguments.k
-    )
+    app = page.make_app(shop=shop, server=server, atlas=atlas, k=arguments.k)
     try:
         web = page.listen(app, host=arguments.host, port=arguments.port)
     except (OSError, OverflowError) as e:
@@ -120,7 +118,7 @@ def _make_map(shop: Shop, server: Server, count: int) -> "ItemMap":
 
 def _ahead(atlas: "Atlas") -> None:
     """Makes the map before somebody waits for it; the page says what went wrong, if it did."""
-    with contextlib.suppress(grpc.RpcError):
+    with contextlib.suppress(AnswerError):
         atlas.get()
 
 

@@ -12,7 +12,7 @@ from serving.explore.shop import Shop
 from serving.histories import format_time
 
 
-def make_app(*, shop: Shop, server: Server, atlas: Atlas, address: str, k: int) -> Dash:
+def make_app(*, shop: Shop, server: Server, atlas: Atlas, k: int) -> Dash:
     """The page of a data set and a server; arguments as of `callbacks.register`."""
     app = Dash(
         __name__,
@@ -22,10 +22,10 @@ def make_app(*, shop: Shop, server: Server, atlas: Atlas, address: str, k: int) 
     )
     heading = (
         f"{shop.name}: {len(shop.catalogue):,} items, as of {format_time(shop.as_of)} UTC. "
-        f"Answers by {address}."
+        f"Answers by {server.retrieval.address}."
     )
     app.layout = layout.page(heading=heading, suggested=shop.suggested)
-    callbacks.register(app, shop=shop, server=server, atlas=atlas, address=address, k=k)
+    callbacks.register(app, shop=shop, server=server, atlas=atlas, k=k)
     return app
 
 

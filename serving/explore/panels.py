@@ -10,11 +10,12 @@ from dash import html
 from dash.development.base_component import Component
 
 from serving.client import Recommendation
-from serving.explore.answers import Found
+from serving.explore.answers import Explanation, Found
 from serving.explore.style import colour_of
 from serving.histories import History, Item, format_time
 
 EVENTS = 200  # rows of a history, the latest
+ATTENDED = 5  # events of an explanation
 Items = Mapping[str, Item]
 
 
@@ -199,6 +200,47 @@ def item_panel(item: Item, neighbours: Sequence[Found], items: Items) -> Compone
             if rows
             else message("The catalogue has no other items."),
         ]
+    )
+
+
+def why_panel(user_id: str, explanation: Explanation) -> Component:
+    """By which interest an item suits a user, and which events made that interest."""
+    heading = html.H3(f"Why for user {user_id}")
+    if explanation.interest < 0:
+        return html.Div([heading, message("The index does not have this item.")], className="why")
+    scores = [
+        html.Tr(
+            [html.Td(_chip(number, f"Interest {number}")), html.Td(_score(score))],
+            className="winner" if number == explanation.interest else "",
+        )
+        for number, score in enumerate(explanation.scores)
+    ]
+    attended = [(event, share) for event, share in explanation.attention if share > 0]
+    items = {event.item.item_id: event.item for event, _ in attended}
+    events = [
+        html.Tr(
+            [
+                html.Td(f"{share:.0%}", className="number"),
+                html.Td(item_button(event.item.item_id, items, place=f"attended-{number}")),
+                html.Td(format_time(event.timestamp)[:10], className="date"),
+            ]
+        )
+        for number, (event, share) in enumerate(attended[:ATTENDED])
+    ]
+    return html.Div(
+        [
+            heading,
+            html.Div(
+                [
+                    _table(("Interest", "Score"), scores),
+                    _table((f"Interest {explanation.interest} attends to", "", ""), events)
+                    if events
+                    else message("This interest attends to no event: the history is empty."),
+                ],
+                className="reasons",
+            ),
+        ],
+        className="why",
     )
 
 
