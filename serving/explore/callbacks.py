@@ -90,14 +90,14 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
     @app.callback(
         Output("item-matches", "children"),
         Input("item-text", "value"),
+        Input("item", "data"),
         prevent_initial_call=True,
     )
-    def find_items(text: str | None) -> Any:
-        if not (text or "").strip():
+    def find_items(text: str | None, _item: Any) -> Any:
+        wanted = (text or "").strip()
+        if not wanted or ctx.triggered_id == "item":  # one is chosen: the list has served
             return None
-        assert text is not None
-        found = shop.catalogue.search(text, _MATCHES)
-        return panels.matches(found, text.strip(), limit=_MATCHES)
+        return panels.matches(shop.catalogue.search(wanted, _MATCHES), wanted, limit=_MATCHES)
 
     @app.callback(
         Output("user-panel", "children"),

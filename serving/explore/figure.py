@@ -58,7 +58,7 @@ def draw(item_map: ItemMap) -> go.Figure:
         )
     figure.update_layout(
         template="plotly_white",
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        margin={"l": 8, "r": 8, "t": 30, "b": 8},  # buttons above, beside no legend
         legend={"itemsizing": "constant", "font": {"size": 12}},
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 13, "color": INK}},
         dragmode="pan",

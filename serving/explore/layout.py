@@ -1,6 +1,7 @@
 """The page before anything is chosen: fields, empty panels, the map's place."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -9,6 +10,14 @@ from serving.explore.panels import message
 
 PICK_USER = "Type a user id and press Enter, or take any user."
 PICK_ITEM = "Find an item by words of its title or by its id, or click one anywhere on the page."
+
+_MAP: Any = {  # of Plotly
+    "scrollZoom": True,
+    "responsive": True,
+    "displaylogo": False,
+    # Among Plotly's own there is one that sends the data to its cloud.
+    "modeBarButtons": [["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+}
 
 
 def page(*, heading: str, suggested: Sequence[str]) -> Component:
@@ -89,7 +98,7 @@ def _map() -> Component:
                     html.Div(id="map-error"),
                     dcc.Graph(
                         id="map",
-                        config={"scrollZoom": True, "displaylogo": False, "responsive": True},
+                        config=_MAP,
                     ),
                 ],
                 overlay_style={"opacity": 0.5},

@@ -199,7 +199,8 @@ def item_panel(item: Item, neighbours: Sequence[Found], items: Items) -> Compone
             _table(("", "Nearest items", "Category", "Cosine"), rows)
             if rows
             else message("The catalogue has no other items."),
-        ]
+        ],
+        className="near",
     )
 
 
