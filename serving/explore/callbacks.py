@@ -146,7 +146,7 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
         except AnswerError as e:
             return _error(e)
         items = shop.catalogue.by_id(one.item_id for one in neighbours)
-        return [panels.item_panel(item, neighbours, items), why]
+        return panels.item_panel(item, neighbours, items, why=why)
 
     def explain(user_id: str, item_id: str) -> Any:
         try:

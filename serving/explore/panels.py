@@ -179,8 +179,10 @@ def interest_cards(
     return html.Div(cards, className="cards")
 
 
-def item_panel(item: Item, neighbours: Sequence[Found], items: Items) -> Component:
-    """An item and those nearest to it."""
+def item_panel(
+    item: Item, neighbours: Sequence[Found], items: Items, *, why: Component | None = None
+) -> Component:
+    """An item, why it suits the user if there is one, and the items nearest to it."""
     rows = [
         html.Tr(
             [
@@ -193,20 +195,20 @@ def item_panel(item: Item, neighbours: Sequence[Found], items: Items) -> Compone
         for rank, one in enumerate(neighbours, 1)
     ]
     category = f"category {item.category_id}" if item.category_id else "no category"
+    head = ("", "Nearest items", "Category", "Cosine")
+    near = _table(head, rows) if rows else message("The catalogue has no other items.")
     return html.Div(
         [
             html.H3([item.title or "(no title)", html.Span(f"{item.item_id}, {category}")]),
-            _table(("", "Nearest items", "Category", "Cosine"), rows)
-            if rows
-            else message("The catalogue has no other items."),
-        ],
-        className="near",
+            why,
+            html.Div(near, className="near"),
+        ]
     )
 
 
 def why_panel(user_id: str, explanation: Explanation) -> Component:
     """By which interest an item suits a user, and which events made that interest."""
-    heading = html.H3(f"Why for user {user_id}")
+    heading = html.H4(f"Why for user {user_id}")
     if explanation.interest < 0:
         return html.Div([heading, message("The index does not have this item.")], className="why")
     scores = [
@@ -234,7 +236,7 @@ def why_panel(user_id: str, explanation: Explanation) -> Component:
             html.Div(
                 [
                     _table(("Interest", "Score"), scores),
-                    _table((f"Interest {explanation.interest} attends to", "", ""), events)
+                    _table(("", f"Interest {explanation.interest} attends to", ""), events)
                     if events
                     else message("This interest attends to no event: the history is empty."),
                 ],

@@ -135,7 +135,7 @@ def test_pick_a_user_and_an_item(tab, address, shop, answers):
     first = known[recommended[0].item_id]
     neighbours = answers.neighbours(first, k=K)
     near = shop.catalogue.by_id(one.item_id for one in neighbours)
-    assert tab.inner_text(".near h3").startswith(first.title)
+    assert tab.inner_text("#item-panel h3").startswith(first.title)
     assert titles(tab, "#item-panel .near") == [near[n.item_id].title for n in neighbours]
 
     # The address has both, and brings the view back.
@@ -156,7 +156,7 @@ def test_find_an_item_by_its_title_with_the_keyboard(tab, address, shop):
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#item-panel table")
     expected = shop.catalogue.search(item.title, 1)[0]
-    assert tab.inner_text(".near h3 span").startswith(expected.item_id)
+    assert tab.inner_text("#item-panel h3 span").startswith(expected.item_id)
     tab.wait_for_selector(".matches", state="detached")
 
 
@@ -197,7 +197,7 @@ def test_a_point_of_the_map_is_an_item(tab, address):
     tab.mouse.down()
     tab.mouse.up()
     tab.wait_for_selector("#item-panel table")
-    title = tab.locator(".near h3").evaluate("h => h.firstChild.textContent")
+    title = tab.locator("#item-panel h3").evaluate("h => h.firstChild.textContent")
     assert label.startswith(title)
 
 
