@@ -30,9 +30,15 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
       shop, server, atlas: where answers come from.
       k: items a list.
     """
+    _connect_fields(app, shop)
+    _connect_panels(app, shop, server, k)
+    _connect_map(app, atlas)
 
+
+def _connect_fields(app: Dash, shop: Shop) -> None:
     @app.callback(
         Output("address", "search"),
+        Output("map", "clickData"),  # none, so that the same point can be clicked again
         Input("user-id", "n_submit"),
         Input("show-user", "n_clicks"),
         Input("any-user", "n_clicks"),
@@ -56,19 +62,20 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
         search: str | None,
     ) -> Any:
         by = ctx.triggered_id
+        chosen: dict[str, str] = {}
         if not ctx.triggered[0]["value"]:  # buttons that only came to be
-            return no_update
+            return no_update, no_update
         if by == "any-user":
-            return _address(search, user=shop.any_user())
-        if by in ("user-id", "show-user"):
-            return _address(search, user=(user_id or "").strip())
-        if by == "item-text":
-            found = shop.catalogue.search(text or "", 1)
-            return _address(search, item=found[0].item_id) if found else no_update
-        if by == "map":
-            assert clicked is not None
-            return _address(search, item=clicked["points"][0]["customdata"][0])
-        return _address(search, item=by["item"])
+            chosen["user"] = shop.any_user()
+        elif by in ("user-id", "show-user"):
+            chosen["user"] = (user_id or "").strip()
+        elif by == "map" and clicked:
+            chosen["item"] = clicked["points"][0]["customdata"][0]
+        elif by != "item-text":
+            chosen["item"] = by["item"]
+        elif found := shop.catalogue.search(text or "", 1):
+            chosen["item"] = found[0].item_id
+        return _address(search, chosen), None
 
     @app.callback(
         Output("user", "data"),
@@ -99,6 +106,8 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
             return None
         return panels.matches(shop.catalogue.search(wanted, _MATCHES), wanted, limit=_MATCHES)
 
+
+def _connect_panels(app: Dash, shop: Shop, server: Server, k: int) -> None:
     @app.callback(
         Output("user-panel", "children"),
         Output("marks", "data"),
@@ -155,6 +164,8 @@ def register(app: Dash, *, shop: Shop, server: Server, atlas: Atlas, k: int) -> 
             return None
         return explanation and panels.why_panel(user_id, explanation)
 
+
+def _connect_map(app: Dash, atlas: Atlas) -> None:
     @app.callback(
         Output("map", "figure"),
         Output("map-error", "children"),
@@ -199,6 +210,6 @@ def _chosen(search: str | None) -> dict[str, str]:
     return dict(urllib.parse.parse_qsl((search or "").removeprefix("?")))
 
 
-def _address(search: str | None, **changed: str) -> str:
-    kept = {name: value for name, value in (_chosen(search) | changed).items() if value}
+def _address(search: str | None, changed: Mapping[str, str]) -> str:
+    kept = {name: value for name, value in (_chosen(search) | dict(changed)).items() if value}
     return "?" + urllib.parse.urlencode(kept)

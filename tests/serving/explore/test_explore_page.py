@@ -187,18 +187,32 @@ def test_what_was_bought_before_comes_back_when_wanted(tab, address, shop, answe
     )
 
 
-def test_a_point_of_the_map_is_an_item(tab, address):
+def test_a_point_of_the_map_is_an_item_whenever_it_is_clicked(tab, address):
     tab.goto(address)
     tab.wait_for_function("document.querySelectorAll('#map .points path').length >= 200")
-    tab.locator("#map .points path").nth(100).scroll_into_view_if_needed()
-    tab.locator("#map .points path").nth(100).hover(force=True)
-    tab.wait_for_selector("#map .hoverlayer .hovertext")
-    label = tab.text_content("#map .hoverlayer .hovertext")
+    point = tab.locator("#map .points path").nth(100)
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    label = tab.wait_for_selector("#map .hoverlayer .hovertext").text_content()
+
+    def chosen():
+        return tab.locator("#item-panel h3").evaluate("head => head.firstChild.textContent")
+
     tab.mouse.down()
     tab.mouse.up()
     tab.wait_for_selector("#item-panel table")
-    title = tab.locator("#item-panel h3").evaluate("h => h.firstChild.textContent")
-    assert label.startswith(title)
+    first = chosen()
+    assert label.startswith(first)
+    other = titles(tab, ".near")[0]
+    tab.click(".near button.item >> nth=0")
+    tab.wait_for_selector(f"#item-panel h3:has-text({other!r})")
+    assert chosen() != first
+    tab.wait_for_function("document.querySelectorAll('#map .points path').length >= 200")
+    point.hover(force=True)
+    tab.wait_for_selector("#map .hoverlayer .hovertext")
+    tab.mouse.down()
+    tab.mouse.up()
+    tab.wait_for_selector(f"#item-panel h3:has-text({first!r})")
 
 
 def test_no_button_of_the_map_sends_it_away(tab, address):
