@@ -16,6 +16,7 @@ from serving.histories import History, Item, format_time
 
 EVENTS = 200  # rows of a history, the latest
 ATTENDED = 5  # events of an explanation
+_NUMBERS = ("Score", "Cosine")  # heads of columns that are set to the right
 Items = Mapping[str, Item]
 
 
@@ -213,7 +214,10 @@ def why_panel(user_id: str, explanation: Explanation) -> Component:
         return html.Div([heading, message("The index does not have this item.")], className="why")
     scores = [
         html.Tr(
-            [html.Td(_chip(number, f"Interest {number}")), html.Td(_score(score))],
+            [
+                html.Td(_chip(number, f"Interest {number}")),
+                html.Td(_score(score), className="number"),
+            ],
             className="winner" if number == explanation.interest else "",
         )
         for number, score in enumerate(explanation.scores)
@@ -258,9 +262,10 @@ def map_note(items: int, *, shown: Mapping[str, int], wanted: Mapping[str, int])
 
 
 def _table(head: Sequence[str], rows: Sequence[Component]) -> Component:
-    return html.Table(
-        [html.Thead(html.Tr([html.Th(text, scope="col") for text in head])), html.Tbody(rows)]
-    )
+    columns = [
+        html.Th(text, scope="col", className="number" if text in _NUMBERS else "") for text in head
+    ]
+    return html.Table([html.Thead(html.Tr(columns)), html.Tbody(rows)])
 
 
 def _chip(interest: int, text: str) -> Component:
