@@ -13,7 +13,7 @@ assert VERSION
 
 # The web page of `guim explore`: 200 MB that no server and no training needs.
 EXPLORE = [
-    "dash>=3,<5",  # brings its JavaScript: nothing is fetched when the page is shown
+    "dash>=4,<5",  # brings its JavaScript: nothing is fetched when the page is shown
     "plotly>=6,<8",  # the map
     "scikit-learn>=1.5,<2",  # t-SNE; max_iter has that name since
     "threadpoolctl>=3",  # comes with it

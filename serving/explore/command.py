@@ -100,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         app.server.config["TRUSTED_HOSTS"] = [*_LOOPBACK, "[::1]"]
     else:
         print(f"note: {arguments.host} may be reached from other machines, and asks no password")
-    print(f"ready at http://{host}:{web.port}/ (Ctrl-C ends it)", flush=True)
-    threading.Thread(target=_ahead, args=(atlas,), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    web.serve_forever()  # until KeyboardInterrupt
+    with contextlib.suppress(KeyboardInterrupt):
+        print(f"ready at http://{host}:{web.port}/ (Ctrl-C ends it)", flush=True)
+        threading.Thread(target=_ahead, args=(atlas,), daemon=True).start()
+        web.serve_forever()
     return 0
 
 
