@@ -11,6 +11,14 @@ VERSION = re.search(
 )
 assert VERSION
 
+# The web page of `guim explore`: 200 MB that no server and no training needs.
+EXPLORE = [
+    "dash>=4,<5",  # brings its JavaScript: nothing is fetched when the page is shown
+    "plotly>=6,<8",  # the map
+    "scikit-learn>=1.5,<2",  # t-SNE; max_iter has that name since
+    "threadpoolctl>=3",  # comes with it
+]
+
 setup(
     name="guim-tf",
     version=VERSION.group(1),
@@ -23,7 +31,7 @@ setup(
     package_data={
         "guim_tf.evaluation": ["*.html"],
         "guim_tf.benchmark": ["*.html"],
-        "serving": ["docker/*", "README.md"],
+        "serving": ["docker/*", "README.md", "explore/assets/*"],
     },
     install_requires=[
         "tensorflow>=2.20,<2.21",  # scann[tf] 1.4.2 is built against 2.20 and no other
@@ -46,7 +54,10 @@ setup(
         "tensorboard>=2.20,<2.21",  # training curves
     ],
     extras_require={
+        "explore": EXPLORE,
         "dev": [
+            *EXPLORE,
+            "playwright>=1.40",  # drives the page in the system's Chromium; downloads none
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
@@ -54,7 +65,7 @@ setup(
             "trustme>=1.1",  # certificates for tests, made on the spot
             "ruff>=0.5",
             "mypy>=1.10",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["guim=guim_tf.cli:console"]},
 )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from guim_tf.config import Config
@@ -93,6 +95,7 @@ def save(
         signatures=dict(signatures),
         options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
     )
+    _drop_debug_names(unfinished)
     folder = unfinished / EXTRA
     folder.mkdir()
     schema.save(folder)
@@ -114,6 +117,23 @@ def _write_manifest(folder: pathlib.Path) -> None:
     }
     text = json.dumps({"files": files}, indent=1)
     (folder / EXTRA / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def _drop_debug_names(folder: pathlib.Path) -> None:
+    """Removes the one attribute that servers of older TensorFlow releases don't know.
+
+    They refuse a whole graph for it, and it only names a variable in messages.
+    """
+    path = folder / tf.saved_model.SAVED_MODEL_FILENAME_PB
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for meta_graph in model.meta_graphs:
+        graph = meta_graph.graph_def
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            for node in nodes:
+                if node.op == "VarHandleOp":
+                    node.attr.pop("debug_name", None)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    write_fingerprint(str(folder))  # it holds a checksum of that file
 
 
 def _warmup_record(name: str, signature: str, inputs: Mapping[str, tf.Tensor]) -> bytes:

@@ -17,6 +17,7 @@ COMMANDS = {
     "index": ("guim_tf.retrieval:main", "build the retrieval models"),
     "serve": ("serving.command:main", "serve SavedModels as TF Serving does"),
     "recommend": ("serving.client:main", "ask a server what a user may want next"),
+    "explore": ("serving.explore.command:main", "a web page on a server: users, items, a map"),
     "evaluate": ("guim_tf.evaluation:main", "score vectors and baselines, write a report"),
     "compatibility": (
         "guim_tf.evaluation.compatibility:main",

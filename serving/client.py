@@ -191,9 +191,36 @@ def explain(error: grpc.RpcError, *, server: str) -> str:
     if code == grpc.StatusCode.NOT_FOUND:
         return (
             f"the server at {server} does not serve what is needed: {details}. "
-            "Write it with `guim index` and start `guim serve` again."
+            "Write it with `guim export` and `guim index`, and start `guim serve` again."
         )
     return f"the server at {server} answers {code.name}: {details}"
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the server is and how to talk to it, of every command that asks one."""
+    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT")
+    parser.add_argument("--model", default=RETRIEVAL, help="retrieval model (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
+    parser.add_argument(
+        "--tls-ca", metavar="PEM", help="authority of the server's certificate: encrypts"
+    )
+    parser.add_argument("--tls-cert", metavar="PEM", help="this client's, where one is asked for")
+    parser.add_argument("--tls-key", metavar="PEM", help="of --tls-cert")
+
+
+def credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    """What `connect` needs, of `add_server_arguments`.
+
+    Raises:
+      TextConfigError: files that go together are not all given, or can't be read.
+    """
+    if arguments.tls_ca is None and not (arguments.tls_cert or arguments.tls_key):
+        return None
+    if arguments.tls_ca is None or (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise TextConfigError("--tls-cert and --tls-key go together, and with --tls-ca.")
+    return tls.channel_credentials(
+        ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,14 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         help="most recent events sent; the model keeps what its window holds (%(default)s)",
     )
     parser.add_argument("--exclude-seen", action="store_true", help="nothing bought before")
-    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT")
-    parser.add_argument("--model", default=RETRIEVAL, help="retrieval model (%(default)s)")
-    parser.add_argument(
-        "--tls-ca", metavar="PEM", help="authority of the server's certificate: encrypts"
-    )
-    parser.add_argument("--tls-cert", metavar="PEM", help="this client's, where one is asked for")
-    parser.add_argument("--tls-key", metavar="PEM", help="of --tls-cert")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
+    add_server_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON line a user")
     return parser
 
@@ -248,10 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.user and arguments.random < 1:
         parser.error("say which users: --user ID, or --random N")
-    if (arguments.tls_cert is None) != (arguments.tls_key is None) or (
-        arguments.tls_cert and not arguments.tls_ca
-    ):
-        parser.error("--tls-cert and --tls-key go together, and with --tls-ca")
     if min(arguments.k, arguments.max_length) < 1 or arguments.random < 0:
         parser.error("--k and --max-length must be 1 or more, --random 0 or more")
     try:
@@ -264,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_length=arguments.max_length,
         )
         catalogue = Catalogue(arguments.dataset)
-        with connect(arguments.server, _credentials(arguments)) as channel:
+        with connect(arguments.server, credentials(arguments)) as channel:
             answers = recommend(
                 channel,
                 histories,
@@ -287,14 +303,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             display.show(console, history, answer, items)
     return 0
-
-
-def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
-    if arguments.tls_ca is None:
-        return None
-    return tls.channel_credentials(
-        ca=arguments.tls_ca, cert=arguments.tls_cert, key=arguments.tls_key
-    )
 
 
 def as_json(

@@ -6,6 +6,7 @@ The server takes what a shop knows, not vocabulary rows; records hold fingerprin
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import heapq
 import pathlib
@@ -69,7 +70,7 @@ class _Record:
 
 
 class Catalogue:
-    """`items.parquet`: items by fingerprint and by id."""
+    """`items.parquet`: items by fingerprint, by id and by what is written of them."""
 
     def __init__(self, dataset: str | pathlib.Path) -> None:
         path = pathlib.Path(dataset, schema.ITEMS_FILE)
@@ -91,6 +92,30 @@ class Catalogue:
         rows = self._rows("item_id", pa.array(set(item_ids), self._table["item_id"].type))
         return {row["item_id"]: _item(row) for row in rows}
 
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def first(self, count: int) -> list[Item]:
+        """The most bought items."""
+        return [_item(row) for row in self._table.slice(0, count).to_pylist()]
+
+    def search(self, text: str, count: int) -> list[Item]:
+        """Items whose title holds every word, or whose id begins with the text, most bought first.
+
+        The item with exactly that id comes before all others; upper and lower case are one.
+        """
+        words = text.split()
+        if not words:
+            return []
+        ids, titles = self._table["item_id"], self._table["title"]
+        holds = [pc.match_substring(titles, word, ignore_case=True) for word in words]
+        titled = functools.reduce(pc.and_, (pc.fill_null(hit, False) for hit in holds))
+        named = pc.starts_with(ids, text.strip(), ignore_case=True)
+        found = self._table.filter(pc.or_(titled, named)).slice(0, count).to_pylist()
+        exact = self.by_id([text.strip()])
+        others = [item for row in found if (item := _item(row)).item_id not in exact]
+        return [*exact.values(), *others][:count]
+
     def _rows(self, column: str, wanted: pa.Array) -> list[dict]:
         return self._table.filter(pc.is_in(self._table[column], value_set=wanted)).to_pylist()
 
@@ -107,6 +132,7 @@ def load_histories(
     seed: int = 0,
     as_of: int | None = None,
     max_length: int = 512,
+    catalogue: Catalogue | None = None,
 ) -> tuple[History, ...]:
     """Histories of the users asked for, then of some that chance picks.
 
@@ -117,6 +143,7 @@ def load_histories(
         ids alone, not on how the data set is divided into files.
       as_of: only events before it; the data set's own moment by default.
       max_length: only so many of the most recent events.
+      catalogue: that of the data set, where it is at hand; read here otherwise.
 
     Raises:
       HistoryError: unfinished or damaged data set, unknown user.
@@ -127,9 +154,15 @@ def load_histories(
     files = _record_files(dataset)
     named = _named_records(files, found.compression, user_ids)
     drawn = _draw(files, found.compression, random, seed, moment) if random else []
+    if len(drawn) < random:
+        raise HistoryError(
+            f"{random} random users asked for, but {len(drawn)} have events before "
+            f"{format_time(moment)}."
+        )
     records = [named[user_id] for user_id in user_ids] + drawn
     kept = {r.user_id: r.before(moment, max_length) for r in records}
-    items = Catalogue(dataset).by_key(key for events in kept.values() for _, key, _ in events)
+    known = Catalogue(dataset) if catalogue is None else catalogue
+    items = known.by_key(key for events in kept.values() for _, key, _ in events)
     actions = dict(enumerate(found.actions, schema.FIRST_ROW))
     histories = []
     for record in records:
@@ -145,6 +178,18 @@ def load_histories(
         )
         histories.append(History(record.user_id, moment, events))
     return tuple(histories)
+
+
+def draw_users(dataset: str | pathlib.Path, *, number: int, seed: int = 0) -> tuple[str, ...]:
+    """At most so many users by chance, among those with a history at the data set's own moment.
+
+    Raises:
+      HistoryError: unfinished or damaged data set.
+      guim_tf.schema.SchemaError: no schema, or one of another version.
+    """
+    found = schema.Schema.load(dataset)
+    drawn = _draw(_record_files(dataset), found.compression, number, seed, found.as_of)
+    return tuple(record.user_id for record in drawn)
 
 
 def _record_files(dataset: str | pathlib.Path) -> list[str]:
@@ -206,19 +251,16 @@ def _named_records(
 
 
 def _draw(files: list[str], compression: str, number: int, seed: int, as_of: int) -> list[_Record]:
-    """The users whose seeded hash is smallest: a uniform draw in one pass, order-independent."""
+    """The users whose seeded hash is smallest: a uniform draw in one pass, order-independent.
+
+    Fewer where the data set has not so many.
+    """
 
     def rank(record: _Record) -> bytes:
         return hashlib.blake2b(f"{seed}:{record.user_id}".encode(), digest_size=8).digest()
 
     candidates = (r for r in _records(files, compression) if any(t < as_of for t in r.timestamps))
-    drawn = heapq.nsmallest(number, candidates, key=rank)
-    if len(drawn) < number:
-        raise HistoryError(
-            f"{number} random users asked for, but {len(drawn)} have events before "
-            f"{format_time(as_of)}."
-        )
-    return drawn
+    return heapq.nsmallest(number, candidates, key=rank)
 
 
 def parse_time(text: str) -> int:

@@ -132,6 +132,17 @@ def test_the_server_room_knows_no_keras_and_no_recommenders():
         assert not of_framework(names, "tf_keras", "keras", "tensorflow_recommenders"), file
 
 
+def test_the_page_is_a_client_that_the_server_room_does_not_know():
+    allowed = {"guim_tf.schema", "serving.client", "serving.histories", "serving.explore"}
+    for file in sources("serving"):
+        names = of_project(imports(file))
+        if "explore" in file.parts:
+            strange = {n for n in names if not within(n, allowed)}
+        else:
+            strange = {n for n in names if within(n, {"serving.explore"})}
+        assert not strange, f"{file}: {strange}"
+
+
 def test_keras_comes_through_one_door():
     for room in ("guim_tf", "beam_pipelines", "serving"):
         for file in sources(room):
