@@ -41,6 +41,15 @@ def action_inputs(config: ModelConfig) -> list[tf.TensorSpec]:
     return [ACTION] if config.actions else []
 
 
+def _require_one_shape(**columns: tf.Tensor) -> None:
+    """Masking reads as much of a longer column as it needs, and would pair the wrong events."""
+    (_, first), *others = columns.items()
+    for name, column in others:
+        tf.debugging.assert_equal(
+            tf.shape(column), tf.shape(first), message=f"{name}: expected the shape of item_id"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
     """The folders that were written.
@@ -180,6 +189,16 @@ class UserEncoderModule(tf.Module):
         action: tf.Tensor | None,
     ) -> Events:
         """The events of a request that the encoder sees; `_COLUMN` says where they stood."""
+        _require_one_shape(
+            item_id=item_id,
+            category_id=category_id,
+            title=title,
+            timestamp=timestamp,
+            **({} if action is None else {"action": action}),
+        )
+        tf.debugging.assert_equal(
+            tf.size(as_of), tf.shape(item_id)[0], message="as_of: expected a moment for each row"
+        )
         present = item_id != ""
         ids = tf.ragged.boolean_mask(item_id, present)
         columns = tf.broadcast_to(
