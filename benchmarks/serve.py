@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.batching import BatchingParameters
+from serving.batching_parameters import BatchingParameters
 
 HISTORY = 100  # N
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

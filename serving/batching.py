@@ -7,101 +7,40 @@ refused at once, for an answer that comes too late costs as much as one in time.
 """
 
 import dataclasses
-import itertools
-import os
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent import futures
-from typing import Any
 
 import grpc
-import numpy as np
+import tensorflow as tf
 
 from guim_tf import schema
+from serving import batches
+from serving.batching_parameters import BatchingParameters
 from serving.metrics import Metrics
 from serving.servable import Call, RequestError, run
 
-
-@dataclasses.dataclass(frozen=True)
-class BatchingParameters:
-    """TF Serving's parameters of the same names.
-
-    Attributes:
-      max_batch_size: rows of a batch. A request with more is run by itself: in pieces where its
-        model answers row by row, so that memory is bounded.
-      batch_timeout_micros: how long the oldest request waits for a fuller batch.
-      max_enqueued_batches: times `max_batch_size`, the rows that may wait.
-      num_batch_threads: batches that run at once.
-      allowed_batch_sizes: sizes that batches are filled up to; empty for any.
-      pad_variable_length_inputs: also requests of models that do not come from `guim export` may
-        be filled up to one length, with empty text and zeros.
-    """
-
-    max_batch_size: int = 16
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 4
-    num_batch_threads: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
-    allowed_batch_sizes: tuple[int, ...] = ()
-    pad_variable_length_inputs: bool = False
-
-    def __post_init__(self) -> None:
-        least = {"batch_timeout_micros": 0}
-        for name in (
-            "max_batch_size",
-            "batch_timeout_micros",
-            "max_enqueued_batches",
-            "num_batch_threads",
-        ):
-            if getattr(self, name) < least.get(name, 1):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, expected {least.get(name, 1)} or more."
-                )
-        sizes = self.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != self.max_batch_size):
-            raise ValueError(
-                f"allowed_batch_sizes are {list(sizes)}, expected increasing numbers of which the "
-                f"last is max_batch_size = {self.max_batch_size}."
-            )
-
-    @classmethod
-    def from_proto(cls, proto: Any) -> "BatchingParameters":
-        """Of a `tensorflow.serving.BatchingParameters`; what it leaves out is as by default.
-
-        Raises:
-          ValueError: a number that can't be.
-        """
-        found: dict[str, Any] = {}
-        for field, value in proto.ListFields():
-            if field.name == "thread_pool_name":
-                continue
-            if field.name == "allowed_batch_sizes":
-                found[field.name] = tuple(value)
-            else:
-                found[field.name] = getattr(value, "value", value)
-        return cls(**found)
+_log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Task:
     call: Call
-    key: Hashable  # an object of its own for one that is run alone
-    rows: int
+    key: Hashable | None  # None: run alone
+    rows: int  # None of its own where there is no common number
     deadline: float | None
     enqueued: float
-    future: "futures.Future[dict[str, np.ndarray]]"
+    future: "futures.Future[batches.Arrays]"
 
-    @property
-    def alone(self) -> bool:
-        return type(self.key) is object
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
 
-    @property
-    def row_by_row(self) -> bool:
-        """Whether rows of this request may be run apart from each other."""
-        inputs = self.call.inputs.items()
-        sizes = {len(x) for name, x in inputs if not _is_shared(name, x)}
-        return self.call.servable.row_by_row and sizes == {self.rows}
+    def fail(self, error: Exception) -> None:
+        """Its traceback would keep the model and the inputs alive, in a cycle with the future."""
+        self.future.set_exception(error.with_traceback(None))
 
 
 class Batcher:
@@ -122,18 +61,14 @@ class Batcher:
         self._metrics = metrics
         self._changed = threading.Condition()
         self._queues: dict[Hashable, deque[_Task]] = {}
-        self._rows = 0
+        self._waiting = 0  # rows
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True)
-            for number in range(parameters.num_batch_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        for number in range(parameters.num_batch_threads):
+            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
     def submit(
         self, call: Call, *, deadline: float | None = None
-    ) -> "futures.Future[dict[str, np.ndarray]]":
+    ) -> "futures.Future[batches.Arrays]":
         """Queues a request.
 
         Args:
@@ -145,15 +80,24 @@ class Batcher:
           is not run.
 
         Raises:
-          RequestError: RESOURCE_EXHAUSTED, too much is waiting.
+          RequestError: RESOURCE_EXHAUSTED, too much is waiting; UNAVAILABLE, it is closed.
         """
-        key, rows = self._group(call)
-        task = _Task(call, key, rows, deadline, time.monotonic(), futures.Future())
+        rows = batches.rows_of(call)
+        task = _Task(
+            call,
+            self._key(call, rows),
+            1 if rows is None else rows,
+            deadline,
+            time.monotonic(),
+            futures.Future(),
+        )
         with self._changed:
-            self.require_room(rows)
-            self._queues.setdefault(key, deque()).append(task)
-            self._rows += rows
-            self._metrics.queued.set(self._rows)
+            if self._closed:
+                raise _ending()
+            self.require_room(self._cost(task))
+            place = task if task.key is None else task.key
+            self._queues.setdefault(place, deque()).append(task)
+            self._count(self._cost(task))
             self._changed.notify()
         return task.future
 
@@ -164,38 +108,41 @@ class Batcher:
           RequestError: RESOURCE_EXHAUSTED.
         """
         bound = self._parameters.max_batch_size * self._parameters.max_enqueued_batches
-        if self._rows and self._rows + rows > bound:
+        if self._waiting + rows > bound:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "The batch scheduling queue to which this task was submitted is full; "
-                f"{self._rows} of {bound} rows are waiting. Try again later.",
+                f"{self._waiting} of {bound} rows are waiting. Try again later.",
             )
 
     def close(self) -> None:
-        """Ends the threads once they have run what they are running; what waits is dropped."""
+        """Ends the threads once they have run what they are running; what waits is refused."""
         with self._changed:
             self._closed = True
+            waiting = [task for queue in self._queues.values() for task in queue]
+            self._queues.clear()
             self._changed.notify_all()
+        for task in waiting:
+            if task.future.set_running_or_notify_cancel():
+                task.fail(_ending())
 
-    def _group(self, call: Call) -> tuple[Hashable, int]:
-        """What requests must share to be run together, and the rows of this one."""
-        shared: list[Hashable] = [id(call.servable), call.signature_name]
-        sizes = set()
-        guim = call.servable.row_by_row
-        padded = self._parameters.pad_variable_length_inputs or (
-            guim and call.signature_name not in schema.PER_EVENT_SIGNATURES
-        )
-        for name, array in sorted(call.inputs.items()):
-            if _is_shared(name, array):
-                shared.append((name, array.dtype, tuple(array.ravel().tolist())))
-            else:
-                sizes.add(array.shape[0])
-                shared.append((name, array.ndim if padded else array.shape[1:]))
-        if len(sizes) != 1 or not (guim or self._batch_all):  # no rows, or the graph may say why
-            return object(), max(sizes, default=1)
-        rows = sizes.pop()
-        alone = not 0 < rows <= self._parameters.max_batch_size
-        return (object() if alone else tuple(shared)), rows
+    def _cost(self, task: _Task) -> int:
+        """Places that a request takes in the queue: an empty one too, and a large one, which is run
+        in pieces, not more than a batch."""
+        return min(max(task.rows, 1), self._parameters.max_batch_size)
+
+    def _count(self, rows: int) -> None:
+        self._waiting += rows
+        self._metrics.queued.set(self._waiting)
+
+    def _key(self, call: Call, rows: int | None) -> Hashable | None:
+        ours = call.servable.row_by_row
+        if not (ours or self._batch_all) or rows is None:
+            return None
+        if not 0 < rows <= self._parameters.max_batch_size:
+            return None
+        pad = ours and call.signature_name not in schema.PER_EVENT_SIGNATURES
+        return batches.key_of(call, pad=pad or self._parameters.pad_variable_length_inputs)
 
     def _work(self) -> None:
         while True:
@@ -203,37 +150,47 @@ class Batcher:
                 tasks = self._take()
             if tasks is None:
                 return
-            self._run([task for task in tasks if _starts(task)])
+            try:
+                self._run([task for task in tasks if _starts(task)])
+            except Exception as e:  # a thread less would serve nobody
+                _log.exception("a batch failed")
+                for task in tasks:
+                    if not task.future.done():
+                        task.fail(e)
             del tasks  # or this thread would keep a retired model alive while it waits
 
     def _take(self) -> list[_Task] | None:
         """The next batch, waiting for one; None when closed."""
         while not self._closed:
-            wait = None
-            if self._queues:
-                key = min(self._queues, key=lambda key: self._queues[key][0].enqueued)
-                queue = self._queues[key]
-                due = queue[0].enqueued + self._parameters.batch_timeout_micros / 1e6
-                wait = due - time.monotonic()
-                full = sum(task.rows for task in queue) >= self._parameters.max_batch_size
-                if full or wait <= 0 or queue[0].alone:
-                    return self._pop(key)
-            self._changed.wait(wait)
+            now = time.monotonic()
+            due = {place: self._due(queue) for place, queue in self._queues.items()}
+            ready = [place for place, moment in due.items() if moment <= now]
+            if ready:
+                return self._pop(min(ready, key=lambda place: self._queues[place][0].enqueued))
+            self._changed.wait(min(due.values()) - now if due else None)
         return None
 
-    def _pop(self, key: Hashable) -> list[_Task]:
-        queue = self._queues[key]
-        tasks = [queue.popleft()]
-        rows = tasks[0].rows
-        while queue and rows + queue[0].rows <= self._parameters.max_batch_size:
-            rows += queue[0].rows
-            tasks.append(queue.popleft())
+    def _due(self, queue: deque[_Task]) -> float:
+        """When a queue is to be run: at once if it fills a batch or waiting would fill nothing."""
+        first = queue[0]
+        rows = sum(task.rows for task in queue)
+        if first.key is None or rows >= self._parameters.max_batch_size:
+            return first.enqueued
+        return first.enqueued + self._parameters.batch_timeout_micros / 1e6
+
+    def _pop(self, place: Hashable) -> list[_Task]:
+        queue = self._queues[place]
+        tasks: list[_Task] = []
+        rows = 0
+        while queue and (not tasks or rows + queue[0].rows <= self._parameters.max_batch_size):
+            task = queue.popleft()
+            self._count(-self._cost(task))
+            rows += 0 if task.future.cancelled() else task.rows
+            tasks.append(task)
         if queue:
             self._changed.notify()
         else:
-            del self._queues[key]
-        self._rows -= rows
-        self._metrics.queued.set(self._rows)
+            del self._queues[place]
         return tasks
 
     def _run(self, tasks: Sequence[_Task]) -> None:
@@ -242,17 +199,12 @@ class Batcher:
         start = time.monotonic()
         call = tasks[0].call
         try:
-            pieces = [
-                run(call.servable, call.signature_name, inputs) for inputs in self._inputs(tasks)
+            parts = [
+                {name: part[name] for name in task.call.wanted}
+                for task, part in zip(tasks, self._outputs(tasks), strict=True)
             ]
-            outputs = pieces[0] if len(pieces) == 1 else _joined(pieces)
-            parts = _split(outputs, [task.rows for task in tasks], whole=tasks[0].alone)
         except Exception as e:
-            if len(tasks) == 1:
-                tasks[0].future.set_exception(e)
-            else:  # one request may spoil it for the others: each by itself
-                for task in tasks:
-                    self._run([task])
+            self._failed(tasks, e)
             return
         self._metrics.batch(
             call.servable.name,
@@ -261,89 +213,58 @@ class Batcher:
             waited=[start - task.enqueued for task in tasks],
         )
         for task, part in zip(tasks, parts, strict=True):
-            task.future.set_result({name: part[name] for name in task.call.wanted})
+            task.future.set_result(part)
 
-    def _inputs(self, tasks: Sequence[_Task]) -> list[Mapping[str, np.ndarray]]:
-        """Inputs of all requests, row after row, filled up to an allowed size; or those of one
-        large request in pieces."""
+    def _failed(self, tasks: Sequence[_Task], error: Exception) -> None:
+        """One request may spoil a batch for the others: its halves are run again."""
+        if len(tasks) == 1:
+            if not isinstance(error, (RequestError, tf.errors.OpError)):
+                _log.error("%s failed", tasks[0].call.signature_name, exc_info=error)
+            tasks[0].fail(error)
+            return
+        middle = len(tasks) // 2
+        for half in (tasks[:middle], tasks[middle:]):
+            for task in half:
+                if task.is_late():
+                    task.fail(_late())
+            self._run([task for task in half if not task.future.done()])
+
+    def _outputs(self, tasks: Sequence[_Task]) -> Sequence[batches.Arrays]:
+        """Of each request."""
         first = tasks[0]
-        if first.alone:
-            step = self._parameters.max_batch_size
-            if not first.row_by_row or first.rows <= step:
-                return [first.call.inputs]
-            return [
-                {
-                    name: x if x.ndim == 0 else x[n : n + step]
-                    for name, x in first.call.inputs.items()
-                }
-                for n in range(0, first.rows, step)
-            ]
+        servable, name = first.call.servable, first.call.signature_name
+        step = self._parameters.max_batch_size
+        if first.key is None:
+            if not servable.row_by_row or first.rows <= step:
+                return [run(servable, name, first.call.inputs)]
+            pieces = []
+            for inputs in batches.cut(first.call, first.rows, step):
+                if first.is_late():
+                    raise _late()
+                pieces.append(run(servable, name, inputs))
+            return [batches.join(pieces)]
         rows = sum(task.rows for task in tasks)
-        sizes = self._parameters.allowed_batch_sizes
-        size = next((s for s in sizes if s >= rows), rows)
-        return [
-            {
-                name: x
-                if _is_shared(name, x)
-                else _stack([t.call.inputs[name] for t in tasks], size)
-                for name, x in first.call.inputs.items()
-            }
-        ]
-
-
-def _is_shared(name: str, array: np.ndarray) -> bool:
-    """Whether an input is of the whole request, and not of its rows."""
-    return array.ndim == 0 or name == schema.CATEGORY_FILTER
+        allowed = self._parameters.allowed_batch_sizes
+        size = next((s for s in allowed if s >= rows), rows)
+        outputs = run(servable, name, batches.stack([task.call for task in tasks], size))
+        return batches.split(outputs, [task.rows for task in tasks], size)
 
 
 def _starts(task: _Task) -> bool:
     """Whether somebody still waits for the answer."""
     if not task.future.set_running_or_notify_cancel():
         return False
-    if task.deadline is not None and time.monotonic() > task.deadline:
-        task.future.set_exception(
-            RequestError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the request was run"
-            )
-        )
+    if task.is_late():
+        task.fail(_late())
         return False
     return True
 
 
-def _stack(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """`[size, ...]`: the rows of arrays; shorter rows end, and missing ones are, blank."""
-    if sum(len(a) for a in arrays) == size and len({a.shape[1:] for a in arrays}) == 1:
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    inner = tuple(max(sizes) for sizes in zip(*(a.shape[1:] for a in arrays), strict=True))
-    dtype = arrays[0].dtype
-    stacked = np.full((size, *inner), b"" if dtype.kind == "O" else 0, dtype)
-    row = 0
-    for array in arrays:
-        place = (slice(row, row + len(array)), *(slice(n) for n in array.shape[1:]))
-        stacked[place] = array
-        row += len(array)
-    return stacked
+def _late() -> RequestError:
+    return RequestError(
+        grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the request was run"
+    )
 
 
-def _joined(pieces: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _split(
-    outputs: Mapping[str, np.ndarray], rows: Sequence[int], *, whole: bool
-) -> list[Mapping[str, np.ndarray]]:
-    """The outputs of each request.
-
-    Raises:
-      ValueError: an output has not a row for each row of the inputs.
-    """
-    if whole:
-        return [outputs]
-    ends = list(itertools.accumulate(rows))
-    for name, output in outputs.items():
-        if output.ndim == 0 or len(output) < ends[-1]:
-            raise ValueError(f"output {name} of shape {output.shape} has not {ends[-1]} rows")
-    return [
-        {name: output[end - n : end] for name, output in outputs.items()}
-        for n, end in zip(rows, ends, strict=True)
-    ]
+def _ending() -> RequestError:
+    return RequestError(grpc.StatusCode.UNAVAILABLE, "The server is ending")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from serving import log, text_config
-from serving.batching import BatchingParameters
+from serving.batching_parameters import BatchingParameters
 from serving.model_config import ModelConfig, ModelConfigError, from_proto
 from serving.server import DEFAULT_PORT, LOOPBACK, ServeError, discover, serve
 
@@ -133,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.shutdown()
         os._exit(1)  # Python would wait for their graphs, which nothing can interrupt
     _log.info("stopped")
-    return 0
+    logging.shutdown()
+    os._exit(0)  # requests whose clients are gone may still be inside of TensorFlow
 
 
 def _configs(arguments: argparse.Namespace) -> tuple[ModelConfig, ...]:

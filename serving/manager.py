@@ -24,8 +24,8 @@ from tensorflow_serving.apis import get_model_status_pb2
 
 from serving import servable as servable_lib
 from serving.metrics import Metrics
-from serving.model_config import Latest, ModelConfig
-from serving.versions import Listing, find_versions, list_files, what_is_missing
+from serving.model_config import Latest, ModelConfig, Specific
+from serving.versions import Listing, find_versions, list_files, lists_files, what_is_missing
 
 _log = logging.getLogger(__name__)
 
@@ -84,27 +84,34 @@ class ServableManager:
         self._labels: dict[tuple[str, str], int] = {}
         self._unreadable: set[str] = set()
         self._gone: collections.deque[_Key] = collections.deque()  # filled by finalizers
+        self._garbage = False
 
-    def configure(self, configs: Sequence[ModelConfig]) -> None:
-        """Serves these models from now on, and no others; loads what is new before it returns."""
+    def configure(self, configs: Sequence[ModelConfig]) -> list[str]:
+        """Serves these models from now on, and no others; loads what is new before it returns.
+
+        Labels move when that is done, to versions that are available.
+
+        Returns:
+          As `update`.
+        """
         with self._updating:
             self._configs = tuple(configs)
-            self._labels = {
-                (c.name, label): version for c in configs for label, version in c.labels.items()
-            }
             # What could not be loaded before deserves another try.
             for state in self.states():
                 if state.state == END and state.code:
                     self._drop(state)
-            self._update()
+            return self._update()
 
-    def update(self) -> None:
+    def update(self) -> list[str]:
         """Looks at the disk: loads new versions, then retires those that are not wanted any more.
 
         Takes as long as loading takes; requests are answered meanwhile.
+
+        Returns:
+          What the configuration names and is not available: models, versions, labels.
         """
         with self._updating:
-            self._update()
+            return self._update()
 
     def unsettled(self) -> bool:
         """Whether a version was seen that may be whole at the next look."""
@@ -135,37 +142,74 @@ class ServableManager:
         self._note_gone()
         return tuple(state for key, state in sorted(self._states.items()) if name in (None, key[0]))
 
-    def _update(self) -> None:
+    def _update(self) -> list[str]:
         for config in self._configs:
             try:
-                found = find_versions(config.base_path)
-            except OSError as e:
-                self._complain(config.name, f"{config.base_path} can't be read: {e}")
-                continue
-            if not found:
-                self._complain(
-                    config.name,
-                    f"No versions of servable {config.name} found under base path "
-                    f"{config.base_path}",
-                )
-                if not config.base_path.exists():
-                    continue  # a disk that is away for a moment takes no model with it
-            else:
-                self._unreadable.discard(config.name)
-            candidates = config.candidates(found)
-            chosen: set[int] = set()
-            for version in candidates:
-                if len(chosen) == config.enough:
-                    break
-                if self._consider(config, version):
-                    chosen.add(version)
-            if chosen or not candidates:
-                available = {s.version for s in self.states(config.name) if s.servable}
-                self._retire(config.name, available - chosen)
-            self._forget(config.name, set(found))
+                self._update_model(config)
+            except Exception:  # one model's folder must not keep the others from their updates
+                _log.exception("looking for versions of %s failed", config.name)
         names = {config.name for config in self._configs}
         for name in {state.name for state in self.states()} - names:
-            self._retire(name, {s.version for s in self.states(name) if s.servable})
+            self._retire(name, self._available(name))
+            self._forget(name, set())
+        self._label()
+        if self._garbage:
+            self._garbage = False
+            gc.collect()  # loaded graphs are cycles of Python objects
+        return self._missing()
+
+    def _update_model(self, config: ModelConfig) -> None:
+        try:
+            found = find_versions(config.base_path)
+        except OSError as e:
+            self._complain(config.name, f"{config.base_path} can't be read: {e}")
+            return
+        if found:
+            self._unreadable.discard(config.name)
+        else:
+            self._complain(
+                config.name,
+                f"No versions of servable {config.name} found under base path {config.base_path}",
+            )
+            if not config.base_path.exists():
+                return  # a disk that is away for a moment takes no model with it
+        chosen: set[int] = set()
+        for version in config.candidates(found):
+            if len(chosen) == config.enough:
+                break
+            if self._consider(config, version, found):
+                chosen.add(version)
+        if chosen or not found:
+            self._retire(config.name, self._available(config.name) - chosen)
+        self._forget(config.name, set(found))
+
+    def _available(self, name: str) -> set[int]:
+        return {state.version for state in self.states(name) if state.servable}
+
+    def _label(self) -> None:
+        """A label stays where it is until the version that it is to name is available."""
+        self._labels = {
+            (config.name, label): version
+            for config in self._configs
+            for label, wanted in config.labels.items()
+            for version in (wanted, self._labels.get((config.name, label)))[::-1]
+            if version is not None and version in self._available(config.name)
+        }
+
+    def _missing(self) -> list[str]:
+        missing = []
+        for config in self._configs:
+            available = self._available(config.name)
+            named = config.policy.versions if isinstance(config.policy, Specific) else ()
+            if not available:
+                missing.append(config.name)
+            missing += [f"{config.name} version {v}" for v in named if v not in available]
+            missing += [
+                f"{config.name} label {label}"
+                for label, version in config.labels.items()
+                if version not in available
+            ]
+        return missing
 
     def _complain(self, name: str, text: str) -> None:
         """Logs once, until it is well again."""
@@ -173,21 +217,26 @@ class ServableManager:
             self._unreadable.add(name)
             _log.warning(text)
 
-    def _consider(self, config: ModelConfig, version: int) -> bool:
+    def _consider(self, config: ModelConfig, version: int, found: Sequence[int]) -> bool:
         """Loads a version unless it is loaded, is not whole yet, or failed as it lies there.
 
         Returns:
           Whether it can be served.
         """
         known = self._states.get((config.name, version))
-        if known is not None and known.servable is not None:
-            return True
         path = config.base_path / str(version)
+        if known is not None and known.servable is not None and known.servable.path == path:
+            return True
         try:
             listing = list_files(path)
             if known is not None and known.state == END and known.listing == listing:
                 return False
-            missing = what_is_missing(path, listing, settle_seconds=self._settle_seconds)
+            missing = what_is_missing(
+                path,
+                listing,
+                expect_manifest=any(lists_files(config.base_path / str(v)) for v in found),
+                settle_seconds=self._settle_seconds,
+            )
         except OSError as e:
             listing, missing = (), f"{path} can't be read: {e}"
         if missing is not None:
@@ -196,29 +245,37 @@ class ServableManager:
                 _log.info("%s version %d waits: %s", config.name, version, missing, extra=about)
             self._put(VersionState(config.name, version, START, details=missing))
             return False
-        return self._load(config, version, path, listing)
+        below = [v for v in found if v < version]
+        return self._load(config, version, path, listing, below=below)
 
     def _load(
-        self, config: ModelConfig, version: int, path: pathlib.Path, listing: Listing
+        self,
+        config: ModelConfig,
+        version: int,
+        path: pathlib.Path,
+        listing: Listing,
+        *,
+        below: Sequence[int],
     ) -> bool:
         name = config.name
-        self._put(VersionState(name, version, LOADING))
+        if version not in self._available(name):  # the same version of another path serves on
+            self._put(VersionState(name, version, LOADING))
         about = {"model": name, "version": version}
         _log.info("loading %s version %d from %s", name, version, path, extra=about)
         start = time.monotonic()
         try:
             servable = servable_lib.load(name=name, version=version, path=path)
             if isinstance(config.policy, Latest):
-                self._require_same_contract(servable)
+                self._require_same_contract(servable, below)
         except Exception as e:  # whatever is wrong with one model, the others go on serving
             _log.error("%s version %d can't be served: %s", name, version, e, extra=about)
-            self._metrics.load(str(path), status="failure", seconds=time.monotonic() - start)
+            self._metrics.load(str(path.parent), status="failure", seconds=time.monotonic() - start)
             self._put(
                 VersionState(name, version, END, code=_code(e), details=str(e), listing=listing)
             )
             return False
         seconds = time.monotonic() - start
-        self._metrics.load(str(path), status="success", seconds=seconds)
+        self._metrics.load(str(path.parent), status="success", seconds=seconds)
         weakref.finalize(servable, self._gone.append, (name, version))
         self._put(VersionState(name, version, AVAILABLE, servable))
         _log.info(
@@ -232,32 +289,39 @@ class ServableManager:
         )
         return True
 
-    def _require_same_contract(self, new: servable_lib.Servable) -> None:
-        """A version takes over from another unasked: their clients must not notice.
+    def _require_same_contract(self, new: servable_lib.Servable, below: Sequence[int]) -> None:
+        """A version takes over from another unasked: their clients must not notice. At a start it
+        takes over from the one below it on disk.
 
         Raises:
           servable.LoadError: the new one answers otherwise.
         """
+        base = new.path.parent
         served = [s.servable for s in self.states(new.name) if s.servable is not None]
-        if not served:
+        served = [old for old in served if old.path.parent == base and old.path.exists()]
+        if served:
+            version, old = served[-1].version, served[-1].signature_defs
+        elif below:
+            version = below[-1]
+            try:
+                old = servable_lib.read_signatures(base / str(version))
+            except servable_lib.LoadError:  # nobody was served by that
+                return
+        else:
             return
-        breaks = servable_lib.what_breaks(served[-1], new)
+        breaks = servable_lib.what_breaks(old, new.signature_defs)
         if breaks is not None:
             raise servable_lib.LoadError(
-                f"{new.path} does not answer as version {served[-1].version}, which is served: "
-                f"{breaks}. Serve it under another model name, or name it in a specific version "
-                "policy."
+                f"{new.path} does not answer as version {version} before it: {breaks}. Serve it "
+                "under another model name, name it in a specific version policy, or take version "
+                f"{version} away."
             )
 
     def _retire(self, name: str, versions: Iterable[int]) -> None:
-        retired = [self._states[name, version] for version in sorted(versions)]
-        for state in retired:
-            about = {"model": name, "version": state.version}
-            _log.info("%s version %d is unloaded when idle", name, state.version, extra=about)
-            self._put(VersionState(name, state.version, UNLOADING))
-        if retired:
-            del retired, state
-            gc.collect()  # loaded graphs are cycles of Python objects
+        for version in sorted(versions):
+            about = {"model": name, "version": version}
+            _log.info("%s version %d is unloaded when idle", name, version, extra=about)
+            self._put(VersionState(name, version, UNLOADING))
 
     def _forget(self, name: str, found: set[int]) -> None:
         """Drops what ended and is no longer on disk, so that the table does not grow for ever."""
@@ -281,11 +345,15 @@ class ServableManager:
                 name, version = self._gone.popleft()
             except IndexError:  # another thread took it
                 return
-            state = self._states.get((name, version))
-            if state is not None and state.state == UNLOADING:
-                about = {"model": name, "version": version}
-                _log.info("%s version %d is unloaded", name, version, extra=about)
-                self._put(VersionState(name, version, END))
+            self._garbage = True
+            with self._lock:
+                state = self._states.get((name, version))
+                if state is None or state.state != UNLOADING:
+                    continue
+                ended = VersionState(name, version, END)
+                self._states = {**self._states, (name, version): ended}
+            about = {"model": name, "version": version}
+            _log.info("%s version %d is unloaded", name, version, extra=about)
 
 
 def _code(error: Exception) -> int:

@@ -11,6 +11,7 @@ tensorflow/serving for the form.
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ from tensorflow_serving.apis import (
 from serving import metrics, service, tensors
 from serving.servable import DEFAULT_SIGNATURE, RequestError, invalid
 
+_MAX_BODY = 4 << 20  # bytes; reading JSON stops the event loop. Large requests are for gRPC
+_SECONDS = 30.0  # TF Serving's default for `rest_api_timeout_in_ms`
 _ROWS, _COLUMNS = "instances", "inputs"
 _ANSWERS = {_ROWS: "predictions", _COLUMNS: "outputs"}
 _BINARY = "b64"
@@ -57,11 +60,22 @@ _CHOICES = ("", r"/versions/{version:\d+}", r"/labels/{label:[^/:]+}")
 
 def application(backend: service.Backend, *, max_message_mb: int) -> web.Application:
     """The routes."""
-    app = web.Application(client_max_size=max_message_mb << 20, middlewares=[_errors])
+    limit = min(max_message_mb << 20, _MAX_BODY)
+
+    @web.middleware
+    async def last_answers(request: web.Request, handler: Any) -> web.StreamResponse:
+        """Idle connections would outlive the server's end."""
+        response = await handler(request)
+        if backend.active.ending:
+            response.force_close()
+        return response
+
+    app = web.Application(client_max_size=limit, middlewares=[last_answers, _errors])
 
     async def predict(request: web.Request) -> web.Response:
-        with backend.active:
-            return _json(await _predict(backend, request))
+        with backend.active.request(request.content_length or _MAX_BODY):
+            async with asyncio.timeout(_SECONDS):
+                return _json(await _predict(backend, request))
 
     async def status(request: web.Request) -> web.Response:
         asked = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(request))
@@ -127,14 +141,10 @@ def _spec(request: web.Request) -> model_pb2.ModelSpec:
 
 
 async def _predict(backend: service.Backend, http: web.Request) -> Any:
-    backend.batcher.require_room()
-    body, spec = await http.read(), _spec(http)
-    large = len(body) > service.LARGE
-    if large:
-        request, form = await asyncio.to_thread(_read, backend, body, spec)
-    else:
-        request, form = _read(backend, body, spec)
-    response = await service.predict(backend, request, deadline=None, entrypoint="REST")
+    service.require_room(backend, "REST")
+    deadline = time.monotonic() + _SECONDS
+    request, form = _read(backend, await http.read(), _spec(http))
+    response = await service.predict(backend, request, deadline=deadline, entrypoint="REST")
     return {_ANSWERS[form]: _outputs(response.outputs, rows=form == _ROWS)}
 
 
@@ -210,7 +220,7 @@ def _tensor(
             _require_kind(array, dtype)
             array = array.astype(dtype.as_numpy_dtype)
         return tensors.to_proto(array, name=name)
-    except (ValueError, TypeError, OverflowError) as e:  # TensorError is a ValueError
+    except (ValueError, TypeError, OverflowError, RecursionError) as e:  # or a TensorError
         raise invalid(f"JSON Value of {name!r} is no tensor of {dtype.name}: {e}") from e
 
 

@@ -8,7 +8,7 @@ import importlib
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -226,19 +226,22 @@ def _string(dtype: np.dtype) -> tf.DType | None:
     return tf.string if dtype.kind == "O" else None
 
 
-def what_breaks(old: Servable, new: Servable) -> str | None:
+SignatureDefs: TypeAlias = Mapping[str, meta_graph_pb2.SignatureDef]
+
+
+def what_breaks(old: SignatureDefs, new: SignatureDefs) -> str | None:
     """Why clients of one version could not go on with another; None if they can.
 
     They can where each signature is still there, takes the same inputs and gives the same outputs,
     in name, dtype and shape. More signatures and more outputs do no harm.
     """
-    for name, before in sorted(old.signature_defs.items()):
+    for name, before in sorted(old.items()):
         if before.method_name not in _METHODS:
             continue
-        after = new.signature_defs.get(name)
+        after = new.get(name)
         if after is None:
             return f"signature {name} is gone"
-        added = set(after.inputs) - set(before.inputs) - set(after.defaults)
+        added = _required(after) - _required(before)
         if added:
             return f"signature {name} asks for more: {_names(added)}"
         for side in ("inputs", "outputs"):
@@ -250,6 +253,10 @@ def what_breaks(old: Servable, new: Servable) -> str | None:
                 if was != is_now:
                     return f"{alias} of signature {name} was {was} and is {is_now}"
     return None
+
+
+def _required(signature: meta_graph_pb2.SignatureDef) -> set[str]:
+    return set(signature.inputs) - set(signature.defaults)
 
 
 def _describe(info: meta_graph_pb2.TensorInfo) -> str:

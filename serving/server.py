@@ -11,6 +11,7 @@ import pathlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving import rest, service, tls
-from serving.batching import Batcher, BatchingParameters
+from serving.batching import Batcher
+from serving.batching_parameters import BatchingParameters
 from serving.manager import ServableManager, VersionState
 from serving.metrics import Metrics
 from serving.model_config import All, Latest, ModelConfig
@@ -28,7 +30,7 @@ from serving.versions import find_versions
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8500  # TF Serving's
 _FLUSH_SECONDS = 1.0  # for answers on their way out; ends at once unless somebody watches health
-_LOOKS_AT_START = 5  # at versions that are being copied in
+_SECONDS_AT_START = 10.0  # for versions that are being copied in, where there are no others
 _PORT_TAKEN = (
     "Can't listen at {host}, port {port}: {error}. Is another server there? "
     "Choose another port, or 0 for any free one."
@@ -94,6 +96,7 @@ class ServerHandle:
     manager: ServableManager
     _stop: Callable[[float], Coroutine[Any, Any, bool]]
     _loop: asyncio.AbstractEventLoop
+    _thread: threading.Thread
     _ended: threading.Event
 
     @property
@@ -102,9 +105,13 @@ class ServerHandle:
 
     def stop(self, *, drain_seconds: float = 0.0) -> bool:
         """Refuses new requests and gives running ones so long; whether all of them finished."""
+        if self._ended.is_set():
+            return True
         self._ended.set()
         finished = asyncio.run_coroutine_threadsafe(self._stop(drain_seconds), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
         return finished
 
 
@@ -118,6 +125,7 @@ def serve(
     batching: BatchingParameters | None = None,
     max_message_mb: int = 64,
     poll_seconds: float = 1.0,
+    settle_seconds: float = 5.0,
 ) -> ServerHandle:
     """Loads models and starts to serve them; returns when requests are answered.
 
@@ -132,6 +140,7 @@ def serve(
         models of this project are batched.
       max_message_mb: larger requests are refused with RESOURCE_EXHAUSTED.
       poll_seconds: between two looks at the disk for new versions.
+      settle_seconds: how long a version that lists no files must have been left alone.
 
     Raises:
       ServeError: none of the models loads, or a port is taken.
@@ -143,14 +152,20 @@ def serve(
         if wanted is not None:
             _require_free(host, wanted)
     metrics = Metrics()
-    manager = ServableManager(metrics=metrics, settle_seconds=poll_seconds)
+    manager = ServableManager(metrics=metrics, settle_seconds=settle_seconds)
     ended = threading.Event()
     _load(manager, configs, poll_seconds)
     batcher = Batcher(batching or BatchingParameters(), batch_all=bool(batching), metrics=metrics)
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="serve", daemon=True).start()
+    thread = threading.Thread(target=loop.run_forever, name="serve", daemon=True)
+    thread.start()
+    active = service.Active(max_bytes=max_message_mb << 20)
     starting = _Starting(
-        service.Backend(manager, batcher, metrics), host, max_message_mb, credentials, context
+        service.Backend(manager, batcher, metrics, active),
+        host,
+        max_message_mb,
+        credentials,
+        context,
     )
     try:
         address, rest_address, stop = asyncio.run_coroutine_threadsafe(
@@ -159,22 +174,21 @@ def serve(
     except (RuntimeError, OSError) as e:
         loop.call_soon_threadsafe(loop.stop)
         batcher.close()
-        raise ServeError(_PORT_TAKEN.format(host=host, port=port, error=e)) from e
+        ports = port if rest_port is None else f"{port} or {rest_port}"
+        raise ServeError(_PORT_TAKEN.format(host=host, port=ports, error=e)) from e
     threading.Thread(
         target=_watch, args=(manager, ended, poll_seconds), name="watch", daemon=True
     ).start()
     bound = int(address.rpartition(":")[2])
-    return ServerHandle(address, bound, rest_address, manager, stop, loop, ended)
+    return ServerHandle(address, bound, rest_address, manager, stop, loop, thread, ended)
 
 
 def _load(manager: ServableManager, configs: Sequence[ModelConfig], poll_seconds: float) -> None:
-    manager.configure(configs)
-    wait = threading.Event()
-    for _ in range(_LOOKS_AT_START):
-        if not manager.unsettled():
-            break
-        wait.wait(poll_seconds)
-        manager.update()
+    missing = manager.configure(configs)
+    end = time.monotonic() + _SECONDS_AT_START
+    while missing and manager.unsettled() and time.monotonic() < end:
+        time.sleep(min(poll_seconds, 1.0))
+        missing = manager.update()
     states = manager.states()
     if not any(state.servable for state in states):
         raise ServeError(
@@ -240,22 +254,24 @@ class _Starting:
         runner, rest_address = None, None
         if rest_port is not None:
             app = rest.application(self.backend, max_message_mb=self.max_message_mb)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=_FLUSH_SECONDS)
+            runner = web.AppRunner(
+                app, access_log=None, shutdown_timeout=_FLUSH_SECONDS, handler_cancellation=True
+            )
             await runner.setup()
             site = web.TCPSite(runner, self.host, rest_port, ssl_context=self.context)
             await site.start()
             rest_address = f"{host}:{runner.addresses[0][1]}"
 
         async def stop(drain_seconds: float) -> bool:
+            self.backend.active.end()
             await servicer.enter_graceful_shutdown()
-            closing = asyncio.ensure_future(server.stop(drain_seconds + _FLUSH_SECONDS))
             if runner is not None:
                 for site in list(runner.sites):
                     await site.stop()
             finished = await self.backend.active.wait_idle(drain_seconds)
-            # A graph that still runs can hold up the end for ever.
+            # Only now: a request that meets a closing server may be left without any answer. A
+            # graph that still runs can hold up the end for ever.
             await server.stop(_FLUSH_SECONDS if finished else None)
-            await closing
             if runner is not None:
                 await runner.cleanup()
             self.backend.batcher.close()

@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
 from typing import Any, TypeVar
 
 import grpc
@@ -35,7 +36,10 @@ SIGNATURE_DEF = "signature_def"
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}  # TensorFlow's are the same
 LARGE = 1 << 20  # bytes of a request that is unpacked aside, so that nobody waits for it
+MAX_ELEMENTS = 1 << 16  # the same, by what its tensors claim to hold
 _EARLY_SECONDS = 0.05
+_MAX_DETAILS = 1024  # bytes; gRPC's clients refuse large trailers, with a status of their own
+_RELOADS = futures.ThreadPoolExecutor(1, "reload")
 
 _log = logging.getLogger(__name__)
 
@@ -43,21 +47,49 @@ Request = TypeVar("Request", bound=message.Message)
 
 
 class Active:
-    """How many requests are being answered. For the event loop's own thread."""
+    """The requests that are being answered. For the event loop's own thread.
 
-    def __init__(self) -> None:
-        self._count = 0
+    Args:
+      max_bytes: of all their messages together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._count = self._bytes = 0
+        self.ending = False
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def __enter__(self) -> None:
-        self._count += 1
-        self._idle.clear()
+    @contextlib.contextmanager
+    def request(self, size: int) -> Iterator[None]:
+        """While a request of so many bytes is answered.
 
-    def __exit__(self, *error: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self._idle.set()
+        Raises:
+          RequestError: UNAVAILABLE, the server is ending; RESOURCE_EXHAUSTED, the messages that are
+            being answered are too large together.
+        """
+        if self.ending:
+            raise RequestError(grpc.StatusCode.UNAVAILABLE, "The server is ending")
+        if self._count and self._bytes + size > self._max_bytes:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"Requests of {self._bytes} bytes are being answered, and {size} more would exceed "
+                f"{self._max_bytes}. Try again later.",
+            )
+        self._count += 1
+        self._bytes += size
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            self._bytes -= size
+            if not self._count:
+                self._idle.set()
+
+    def end(self) -> None:
+        """From now on requests are refused."""
+        self.ending = True
 
     async def wait_idle(self, seconds: float) -> bool:
         """Waits until there is none; False if that takes longer than `seconds`."""
@@ -73,7 +105,7 @@ class Backend:
     manager: ServableManager
     batcher: Batcher
     metrics: Metrics
-    active: Active = dataclasses.field(default_factory=Active)
+    active: Active
 
 
 async def predict(
@@ -95,7 +127,9 @@ async def predict(
             request.inputs,
             request.output_filter,
         )
-        large = request.ByteSize() > LARGE
+        large = request.ByteSize() > LARGE or any(
+            tensors.claimed_elements(proto) > MAX_ELEMENTS for proto in request.inputs.values()
+        )
         call = await asyncio.to_thread(unpack) if large else unpack()
         outputs = await asyncio.wrap_future(backend.batcher.submit(call, deadline=deadline))
         response = predict_pb2.PredictResponse(
@@ -104,8 +138,12 @@ async def predict(
         for alias, value in outputs.items():
             response.outputs[alias].CopyFrom(tensors.to_proto(value, name=alias))
         return response
-    except BaseException as e:
-        code = status_of(e)[0]
+    except asyncio.CancelledError:
+        late = deadline is not None and time.monotonic() >= deadline
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+        raise
+    except Exception as e:
+        code = _classify(e)[0]
         raise
     finally:
         backend.metrics.request(
@@ -115,6 +153,21 @@ async def predict(
             status=code.name,
             seconds=time.monotonic() - start,
         )
+
+
+def require_room(backend: Backend, entrypoint: str) -> None:
+    """Refuses a request before it is read, when what waits is as much as may wait.
+
+    Raises:
+      RequestError: RESOURCE_EXHAUSTED; counted under no model's name.
+    """
+    try:
+        backend.batcher.require_room()
+    except RequestError as e:
+        backend.metrics.request(
+            "", api="Predict", entrypoint=entrypoint, status=e.code.name, seconds=0.0
+        )
+        raise
 
 
 async def get_model_metadata(
@@ -181,16 +234,12 @@ async def reload_config(
     except ModelConfigError as e:
         raise invalid(str(e)) from e
     _log.info("new configuration: %s", ", ".join(f"{c.name} at {c.base_path}" for c in configs))
-    await asyncio.to_thread(backend.manager.configure, configs)
-    absent = [
-        config.name
-        for config in configs
-        if not any(state.servable for state in backend.manager.states(config.name))
-    ]
-    if absent:
+    loop = asyncio.get_running_loop()
+    missing = await loop.run_in_executor(_RELOADS, backend.manager.configure, configs)
+    if missing:
         raise RequestError(
             grpc.StatusCode.UNKNOWN,
-            f"Some models did not become available: {{{', '.join(absent)}}}. "
+            f"Some models did not become available: {{{', '.join(missing)}}}. "
             "GetModelStatus tells why.",
         )
     return model_management_pb2.ReloadConfigResponse()
@@ -220,15 +269,21 @@ def _spec(servable: Servable, *, signature_name: str = "") -> model_pb2.ModelSpe
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     """The status that tells a client of an error; what nobody foresaw is logged."""
+    code, details = _classify(error)
+    if not isinstance(error, (RequestError, tf.errors.OpError, TimeoutError)):
+        _log.error("a request failed: %s", details, exc_info=error)
+    return code, details.encode()[:_MAX_DETAILS].decode(errors="ignore")
+
+
+def _classify(error: BaseException) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, RequestError):
         return error.code, error.details
     if isinstance(error, tf.errors.OpError):
         code = _STATUS_CODES.get(error.error_code, grpc.StatusCode.INTERNAL)
         # Python's preamble goes.
         return code, error.message.rpartition("<stack traces unavailable>\n")[2]
-    if isinstance(error, asyncio.CancelledError):
-        return grpc.StatusCode.CANCELLED, "Cancelled"
-    _log.error("a request failed", exc_info=error)
+    if isinstance(error, TimeoutError):
+        return grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded"
     return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
 
 
@@ -271,9 +326,9 @@ def _handler(
 ) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[message.Message]]:
     async def handle(data: bytes, context: grpc.aio.ServicerContext) -> message.Message:
         try:
-            with backend.active:
+            with backend.active.request(len(data)):
                 if answer is predict:
-                    backend.batcher.require_room()
+                    require_room(backend, "GRPC")
                 remaining = context.time_remaining()
                 if remaining is None:
                     return await answer(backend, _parse(request_type, data), deadline=None)
@@ -282,8 +337,6 @@ def _handler(
                 async with asyncio.timeout(remaining):
                     deadline = time.monotonic() + remaining
                     return await answer(backend, _parse(request_type, data), deadline=deadline)
-        except TimeoutError:
-            code, details = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded"
         except Exception as e:
             code, details = status_of(e)
         await context.abort(code, details)

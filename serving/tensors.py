@@ -14,7 +14,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
 # A message of a few bytes can claim any shape (one value stands for all elements), so what it
 # unpacks to has a limit of its own.
-MAX_TENSOR_BYTES = 256 << 20
+MAX_TENSOR_BYTES = 64 << 20
 _STRING_BYTES = 24  # what an empty string takes in a tensor
 
 _VALUE_FIELDS = {
@@ -49,6 +49,11 @@ def shape_text(shape: tensor_shape_pb2.TensorShapeProto) -> str:
     if shape.unknown_rank:
         return "<unknown rank>"
     return "[" + ",".join("?" if d.size < 0 else str(d.size) for d in shape.dim) + "]"
+
+
+def claimed_elements(proto: tensor_pb2.TensorProto) -> int:
+    """How many elements a message says it holds; its size does not tell, see `MAX_TENSOR_BYTES`."""
+    return math.prod(max(0, d.size) for d in proto.tensor_shape.dim)
 
 
 def to_array(
@@ -102,7 +107,7 @@ def to_array(
 def _strings(proto: tensor_pb2.TensorProto, shape: list[int], elements: int) -> np.ndarray:
     """Text of a message; the last value stands for all that are left out."""
     if proto.tensor_content:  # lengths, then characters: only TensorFlow's own parser reads it
-        return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+        return np.asarray(tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy(), object)
     values = list(proto.string_val)
     values.extend(values[-1:] * (elements - len(values)) or [b""] * (elements - len(values)))
     array = np.empty(elements, object)

@@ -32,7 +32,7 @@ def find_versions(folder: str | pathlib.Path) -> tuple[int, ...]:
 
 def _is_number(name: str) -> bool:
     """Whether a folder is a version; `007` is not, so that each version has one folder."""
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
+    return name.isascii() and name.isdecimal() and str(int(name)) == name and int(name) < 1 << 63
 
 
 def list_files(path: pathlib.Path) -> Listing:
@@ -48,7 +48,14 @@ def list_files(path: pathlib.Path) -> Listing:
     return tuple(found)
 
 
-def what_is_missing(path: pathlib.Path, listing: Listing, *, settle_seconds: float) -> str | None:
+def lists_files(path: pathlib.Path) -> bool:
+    """Whether a version says which files belong to it, as those of this project do."""
+    return (path / EXTRA_FOLDER / schema.MANIFEST_FILE).is_file()
+
+
+def what_is_missing(
+    path: pathlib.Path, listing: Listing, *, expect_manifest: bool, settle_seconds: float
+) -> str | None:
     """Why a version can't be loaded yet; None for one that is whole.
 
     A folder with a manifest is whole when each file of it has its size. Another one counts as
@@ -57,12 +64,13 @@ def what_is_missing(path: pathlib.Path, listing: Listing, *, settle_seconds: flo
     Args:
       path: the version's folder.
       listing: of `list_files`.
+      expect_manifest: whether other versions of the model have one.
       settle_seconds: how long that while is.
     """
     manifest = path / EXTRA_FOLDER / schema.MANIFEST_FILE
     if manifest.is_file():
         try:
-            expected = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+            expected = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
         except (ValueError, KeyError, TypeError):
             return f"{manifest} is not complete"
         sizes = {name: size for name, size, _ in listing}
@@ -70,6 +78,8 @@ def what_is_missing(path: pathlib.Path, listing: Listing, *, settle_seconds: flo
             if sizes.get(name) != size:
                 return f"{path / name} has {sizes.get(name, 0)} of {size} bytes"
         return None
+    if expect_manifest:
+        return f"{manifest} does not exist, as it does for other versions"
     newest = max((changed for _, _, changed in listing), default=path.stat().st_ctime_ns)
     if time.time_ns() - newest < settle_seconds * 1e9:
         return f"{path} is still being written"

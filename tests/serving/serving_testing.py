@@ -110,7 +110,9 @@ def start(models: pathlib.Path, *names: str, **arguments) -> server.ServerHandle
     configs = server.discover(
         model_folder=models, models=names, all_versions=arguments.pop("all_versions", False)
     )
-    return server.serve(configs, **({"port": 0, "poll_seconds": 0.1} | arguments))
+    return server.serve(
+        configs, **({"port": 0, "poll_seconds": 0.1, "settle_seconds": 0.1} | arguments)
+    )
 
 
 def save(folder: pathlib.Path, model: tf.Module, *, default: str, names: tuple[str, ...]) -> None:

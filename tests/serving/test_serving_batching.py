@@ -1,14 +1,17 @@
 """Which requests run together, in which order, and what becomes of those that can't."""
 
+import gc
 import threading
 import time
+import weakref
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.batching import Batcher, BatchingParameters
+from serving.batching import Batcher
+from serving.batching_parameters import BatchingParameters
 from serving.metrics import Metrics
 from serving.servable import Call, RequestError, Servable
 
@@ -99,13 +102,14 @@ def test_only_the_outputs_that_are_wanted_come_back(start, model):
 def test_shorter_rows_end_blank(start, model):
     batcher = start()
     hold(batcher, model)
-    texts = [np.array([["a"]], object), np.array([["bb", "ccc"]], object)]
-    futures = [batcher.submit(call(model, text)) for text in texts]
+    texts = [["a", "b"], ["c", "dd", "eee"], ["f"] * 4]  # four and two are too far apart
+    futures = [batcher.submit(call(model, np.array([text], object))) for text in texts]
     model.gate.set()
 
-    assert futures[1].result(TIMEOUT)["y"].tolist() == [[2, 3]]
-    assert futures[0].result(TIMEOUT)["y"].tolist() == [[1, 0]]
-    assert model.calls[1]["x"].tolist() == [[b"a", b""], [b"bb", b"ccc"]]
+    answers = [future.result(TIMEOUT)["y"].tolist() for future in futures]
+    assert answers == [[[1, 1, 0]], [[1, 2, 3]], [[1, 1, 1, 1]]]
+    assert model.calls[1]["x"].tolist() == [[b"a", b"b", b""], [b"c", b"dd", b"eee"]]
+    assert model.shapes()[1:] == [(2, 3), (1, 4)]
 
 
 def test_other_scalars_ranks_or_dtypes_run_apart(start, model):
@@ -135,6 +139,13 @@ def test_a_filter_is_of_a_whole_request_whatever_its_length(start, model):
     assert [future.result(TIMEOUT)["y"].tolist() for future in futures] == [[0], [1], [2], [3]]
     found = [(c["x"].tolist(), c["category_filter"].tolist()) for c in model.calls[1:]]
     assert found == [([0, 2], [b"a"]), ([1], [b"b"]), ([3], [b"a", b"b"])]
+
+
+def test_a_filter_is_whole_in_every_piece_of_a_large_request(start, model):
+    batcher = start(max_batch_size=2)
+    category = np.array(["a"], object)
+    batcher.submit(call(model, [1, 2, 3], category_filter=category)).result(TIMEOUT)
+    assert [c["category_filter"].tolist() for c in model.calls] == [[b"a"], [b"a"]]
 
 
 def test_answers_with_a_position_for_each_event_are_not_filled_up(start, model):
@@ -217,6 +228,69 @@ def test_inputs_of_unlike_length_and_empty_ones_are_left_to_the_graph(start, mod
     assert empty["y"].shape == (0, 2)
 
 
+def test_lengths_that_disagree_are_not_filled_up_to_agree(start, model):
+    batcher = start()
+    hold(batcher, model)
+    good = batcher.submit(call(model, [[1, 2, 3]], add=np.array([[1, 1, 1]])))
+    bad = batcher.submit(call(model, [[1, 2, 3]], add=np.array([[1, 1]])))
+    model.gate.set()
+
+    assert good.result(TIMEOUT)["y"].tolist() == [[2, 3, 4]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ncompatible shapes"):
+        bad.result(TIMEOUT)
+
+
+def test_empty_requests_take_a_place_in_the_queue(start, model):
+    batcher = start(max_batch_size=2, max_enqueued_batches=1)
+    hold(batcher, model)
+    futures = [batcher.submit(call(model, np.zeros((0, 2), int))) for _ in range(2)]
+    with pytest.raises(RequestError, match="2 of 2 rows"):
+        batcher.submit(call(model, np.zeros((0, 2), int)))
+    model.gate.set()
+    assert [future.result(TIMEOUT)["y"].shape for future in futures] == [(0, 2)] * 2
+
+
+def test_a_thread_outlives_whatever_a_model_does(start, model):
+    """The signature promises an output that the function does not give."""
+    batcher = start()
+    for _ in range(3):
+        with pytest.raises(KeyError, match="absent"):
+            batcher.submit(call(model, [1], wanted=["absent"])).result(TIMEOUT)
+    assert batcher.submit(call(model, [1])).result(TIMEOUT)["y"].tolist() == [1]
+
+
+def test_a_full_batch_does_not_wait_behind_one_that_fills(start, model):
+    batcher = start(max_batch_size=2, batch_timeout_micros=TIMEOUT * 1_000_000)
+    filling = batcher.submit(call(model, [[9]]))
+    full = [batcher.submit(call(model, [n])) for n in (1, 2)]
+
+    assert [future.result(TIMEOUT / 2)["y"].tolist() for future in full] == [[1], [2]]
+    assert not filling.done()
+
+
+def test_an_output_without_rows_is_refused_in_a_batch(start, model):
+    """A model that was batched by request and does not answer row by row."""
+    batcher = start(batch_all=True)
+    odd = Servable("m", 1, None, {}, {"f": lambda x: {"y": tf.constant([1, 2, 3])}})
+    future = batcher.submit(Call(odd, "f", {"x": np.array([1])}, ["y"]))
+    with pytest.raises(ValueError, match=r"y of shape \(3,\) has not 1 rows"):
+        future.result(TIMEOUT)
+
+
+def test_what_waits_when_it_closes_is_refused(start, model):
+    batcher = start()
+    held = hold(batcher, model)
+    waiting = batcher.submit(call(model, [1]))
+    batcher.close()
+    model.gate.set()
+
+    assert held.result(TIMEOUT)["y"].tolist() == [[0]]
+    for ask in (lambda: waiting.result(TIMEOUT), lambda: batcher.submit(call(model, [1]))):
+        with pytest.raises(RequestError) as error:
+            ask()
+        assert error.value.code == grpc.StatusCode.UNAVAILABLE
+
+
 def test_what_waits_is_bounded(start, model):
     batcher = start(max_batch_size=2, max_enqueued_batches=2)
     held = hold(batcher, model)
@@ -233,9 +307,12 @@ def test_what_waits_is_bounded(start, model):
     assert batcher.submit(call(model, [4])).result(TIMEOUT)["y"].tolist() == [4]
 
 
-def test_a_request_above_the_bound_runs_when_nothing_waits(start, model):
-    batcher = start(max_batch_size=2, max_enqueued_batches=1)
-    assert len(batcher.submit(call(model, [1] * 5)).result(TIMEOUT)["y"]) == 5
+def test_a_request_larger_than_the_queue_takes_the_place_of_a_batch(start, model):
+    batcher = start(max_batch_size=2, max_enqueued_batches=2)
+    hold(batcher, model)
+    small, large = (batcher.submit(call(model, [1] * n)) for n in (1, 9))
+    model.gate.set()
+    assert [len(future.result(TIMEOUT)["y"]) for future in (small, large)] == [1, 9]
 
 
 def test_what_nobody_waits_for_is_not_run(start, model):
@@ -263,21 +340,21 @@ def test_a_timeout_waits_for_a_fuller_batch_and_a_full_one_does_not_wait(start, 
 
 
 def test_an_idle_batcher_keeps_no_model(start, model):
-    """A retired model must go when its last request is answered."""
-    import gc
-    import weakref
-
+    """A retired model must go when its last request is answered, also one that failed."""
     batcher = start()
-    future = batcher.submit(call(model, [1]))
-    future.result(TIMEOUT)
-    kept = weakref.ref(model.servable)
-    del future, model.servable
-    for _ in range(100):
-        gc.collect()
-        if kept() is None:
-            return
-        time.sleep(0.01)
-    pytest.fail("the batch thread keeps the model")
+    kept = weakref.ref(call(model, [1]).servable)
+    gc.disable()  # references alone must do
+    try:
+        batcher.submit(call(model, [1])).result(TIMEOUT)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            batcher.submit(call(model, [13])).result(TIMEOUT)
+        del model.servable
+        end = time.monotonic() + TIMEOUT
+        while kept() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_figures_are_kept(model):

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import text_config
-from serving.batching import BatchingParameters
+from serving.batching_parameters import BatchingParameters
 from serving.model_config import All, Latest, ModelConfig, ModelConfigError, Specific, from_proto
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import time
 
 import grpc
 import pytest
@@ -104,6 +103,17 @@ class TestTakingOver:
             manager.get("e", label="canary")
         assert error.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
+    def test_a_label_stays_until_its_new_version_is_available(self, base, copy):
+        copy(1)
+        manager = manage(base, policy=All(), labels={"stable": 1})
+        missing = manager.configure([ModelConfig("e", base, All(), {"stable": 2})])
+        assert missing == ["e label stable"]
+        assert manager.get("e", label="stable").version == 1
+
+        copy(2)
+        assert manager.update() == []
+        assert manager.get("e", label="stable").version == 2
+
 
 class TestRefusals:
     def test_a_broken_version_ends_with_a_reason_and_the_old_one_serves_on(
@@ -171,6 +181,21 @@ class TestRefusals:
         assert manager.get("e").version == 1
         assert "was edited" in manager.states("e")[1].details
 
+    def test_nor_does_it_after_a_restart(self, base, copy):
+        copy(1)
+        save(base / "2", Retrieval(), default="recommend", names=("recommend", "nearest_items"))
+
+        assert states(manage(base)) == {1: AVAILABLE, 2: END}
+
+    def test_taking_the_version_before_it_away_lets_it_serve(self, base, copy):
+        copy(1)
+        save(base / "2", Retrieval(), default="recommend", names=("recommend", "nearest_items"))
+        manager = manage(base)
+        shutil.rmtree(base / "1")
+        save(base / "3", Retrieval(), default="recommend", names=("recommend", "nearest_items"))
+        manager.update()
+        assert manager.get("e").version == 3
+
     def test_whoever_names_a_version_gets_it(self, base, copy):
         """The check is for takeovers that nobody asked for."""
         copy(1)
@@ -204,10 +229,11 @@ class TestContract:
             defs[name] = type(definition)()
             defs[name].CopyFrom(definition)
         change(defs)
-        return servable_lib.Servable("e", 4, None, defs, {})
+        return defs
 
     def test_the_same_signatures_break_nothing(self, encoder):
-        assert servable_lib.what_breaks(encoder, self.changed(encoder, lambda defs: None)) is None
+        same = self.changed(encoder, lambda defs: None)
+        assert servable_lib.what_breaks(encoder.signature_defs, same) is None
 
     def test_more_signatures_and_outputs_break_nothing(self, encoder):
         def change(defs):
@@ -215,7 +241,8 @@ class TestContract:
             outputs = defs["encode_items"].outputs
             outputs["more"].CopyFrom(outputs["item_embedding"])
 
-        assert servable_lib.what_breaks(encoder, self.changed(encoder, change)) is None
+        more = self.changed(encoder, change)
+        assert servable_lib.what_breaks(encoder.signature_defs, more) is None
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -233,7 +260,8 @@ class TestContract:
         ],
     )
     def test_what_clients_would_notice(self, encoder, change, reason):
-        assert re.search(reason, servable_lib.what_breaks(encoder, self.changed(encoder, change)))
+        changed = self.changed(encoder, change)
+        assert re.search(reason, servable_lib.what_breaks(encoder.signature_defs, changed))
 
 
 class TestHalfCopies:
@@ -260,24 +288,35 @@ class TestHalfCopies:
         manager.update()
         assert states(manager) == {1: AVAILABLE}
 
-    def test_half_a_manifest_waits(self, base, copy):
+    @pytest.mark.parametrize("text", ['{"files": {"a', '{"files": ["a"]}', "[]", "3"])
+    def test_half_a_manifest_waits(self, base, copy, text):
         path = copy(1)
         self.write_manifest(path)
-        manifest = path / "assets.extra/manifest.json"
-        text = manifest.read_text()
-        manifest.write_text(text[: len(text) // 2])
+        (path / "assets.extra/manifest.json").write_text(text)
         assert states(manage(base)) == {1: START}
+
+    def test_where_one_version_lists_its_files_all_must(self, base, copy):
+        """The list of a copy that is under way may not be there yet."""
+        self.write_manifest(copy(1))
+        manager = manage(base)
+        path = copy(2)
+        manager.update()
+        assert states(manager) == {1: AVAILABLE, 2: START}
+
+        self.write_manifest(path)
+        manager.update()
+        assert manager.get("e").version == 2
 
     def test_without_a_manifest_a_version_waits_until_it_is_left_alone(self, base, copy):
         path = copy(1)
-        manager = manage(base, settle_seconds=0.5)
+        manager = manage(base, settle_seconds=3600)
         assert states(manager) == {1: START}
         assert "still being written" in manager.states("e")[0].details
         os.utime(path / "saved_model.pb", (0, 0))  # a date can be copied along; it does not count
         manager.update()
         assert states(manager) == {1: START}
 
-        time.sleep(0.6)
+        manager._settle_seconds = 0.0
         manager.update()
         assert states(manager) == {1: AVAILABLE}
 
@@ -287,7 +326,7 @@ class TestHalfCopies:
         assert states(manage(base)) == {}
 
     def test_versions_are_folders_with_a_number_in_numeric_order(self, tmp_path):
-        for name in ("2", "10", "1", "007", "x", "-3", "1.5", ".tmp-4", "٣"):
+        for name in ("2", "10", "1", "007", "x", "-3", "1.5", ".tmp-4", "٣", str(1 << 63)):
             (tmp_path / name).mkdir()
         (tmp_path / "5").write_text("a file")
 
@@ -321,6 +360,33 @@ class TestAway:
         assert manager.get("r").version == 2
         with pytest.raises(servable_lib.RequestError):
             manager.get("e")
+
+    def test_a_version_that_is_not_there_takes_none_away(self, base, copy):
+        copy(1)
+        manager = manage(base, policy=Specific((1,)))
+        missing = manager.configure([ModelConfig("e", base, Specific((9,)))])
+
+        assert missing == ["e version 9"]
+        assert manager.get("e").version == 1
+
+    def test_the_same_version_of_another_folder_takes_over(self, base, copy, tmp_path):
+        copy(1)
+        manager = manage(base)
+        elsewhere = shutil.copytree(base, tmp_path / "elsewhere")
+        manager.configure([ModelConfig("e", elsewhere)])
+
+        assert manager.get("e").path == elsewhere / "1"
+
+    def test_one_model_that_fails_stops_no_other(self, base, copy, caplog):
+        class Broken(ModelConfig):
+            def candidates(self, versions):
+                raise ZeroDivisionError
+
+        copy(1)
+        manager = ServableManager(settle_seconds=0.0)
+        assert manager.configure([Broken("a", base), ModelConfig("b", base)]) == ["a"]
+        assert manager.get("b").version == 1
+        assert "looking for versions of a failed" in caplog.text
 
     def test_ended_versions_are_forgotten_when_they_leave_the_disk(self, base, copy):
         copy(1)

@@ -1,13 +1,16 @@
 """REST over a real socket, by TF Serving's api_rest.md: forms, answers, errors, metrics."""
 
 import base64
+import http.client
 import json
+import os
 import urllib.error
 import urllib.request
+from concurrent import futures
 
 import numpy as np
 import pytest
-from serving_testing import make_request
+from serving_testing import make_request, start
 
 TIMEOUT = 60
 
@@ -97,6 +100,7 @@ class TestPredict:
             (b"{", "JSON Parse error"),
             (b"\xff\xfe", "JSON Parse error"),
             (b"[" * 100_000, "JSON Parse error"),
+            (b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", "'item_id'"),
             ({}, "either 'instances' or 'inputs'"),
             ([1], "either 'instances' or 'inputs'"),
             ({"instances": ["a"], "inputs": ["a"]}, "either 'instances' or 'inputs'"),
@@ -208,6 +212,42 @@ def test_metrics_have_tf_servings_names(handle, ask, stub):
         name.startswith(":tensorflow:cc:saved_model:load_attempt_count") and "success" in name
         for name in values
     )
+
+
+def refused(connection) -> bool:
+    """Asks on an open connection until it is closed: each answer before that may be the last."""
+    try:
+        while True:
+            connection.request("GET", "/v1/models/item_encoder")
+            connection.getresponse().read()
+    except (http.client.HTTPException, OSError):
+        return True
+
+
+def test_draining_answers_what_runs_and_refuses_the_rest(models, tmp_path):
+    started, release = tmp_path / "started", tmp_path / "release"
+    os.mkfifo(started)
+    os.mkfifo(release)
+    handle = start(models, "item_encoder", rest_port=0)
+    idle = http.client.HTTPConnection(handle.rest_address, timeout=TIMEOUT)
+    idle.request("GET", "/v1/models/item_encoder")
+    assert idle.getresponse().read()
+
+    def ask():
+        inputs = {"started": str(started), "release": str(release)}
+        body = json.dumps({"signature_name": "gate", "inputs": inputs}).encode()
+        url = f"http://{handle.rest_address}/v1/models/item_encoder:predict"
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=TIMEOUT) as answer:
+            return json.load(answer)
+
+    with futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(ask)
+        assert started.read_bytes() == b"running"
+        stopping = pool.submit(handle.stop, drain_seconds=TIMEOUT)
+        assert refused(idle)
+        assert release.read_bytes() == b"released"
+        assert running.result(TIMEOUT) == {"outputs": True}
+        assert stopping.result(TIMEOUT)
 
 
 def test_unknown_models_leave_no_trace_in_the_metrics(handle, ask):

@@ -38,7 +38,7 @@ def running(models, *, drain_seconds):
         while not lines[-1].startswith("ready at "):
             assert lines[-1], process.stderr.read()
             lines.append(process.stdout.readline())
-        assert lines[0].startswith("loading item_encoder version 12 from ")
+        assert any(line.startswith("loading item_encoder version 12 from ") for line in lines)
         assert lines[-1].endswith(": item_encoder/12\n")
         yield process, lines[-1].removeprefix("ready at ").partition(": ")[0]
     finally:

@@ -23,7 +23,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import service, tensors
-from serving.batching import BatchingParameters
+from serving.batching_parameters import BatchingParameters
 
 TIMEOUT = 60
 
@@ -303,6 +303,16 @@ class TestDeadline:
 
         assert (code, details) == (grpc.StatusCode.INTERNAL, "ZeroDivisionError: oops")
         assert "a request failed" in caplog.text
+
+    def test_long_details_do_not_become_another_status(self, stub):
+        """gRPC's clients refuse trailers of some kilobytes, as RESOURCE_EXHAUSTED."""
+        with expect(grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(é"):
+            stub.Predict(make_request("é" * 20_000, item_id=["a"]), TIMEOUT)
+
+    def test_a_small_message_is_unpacked_within_bounds(self, stub):
+        request = make_request("item_encoder", item_id=["a"])
+        request.inputs["item_id"].tensor_shape.dim[0].size = 200_000  # one text stands for all
+        assert len(stub.Predict(request, TIMEOUT).outputs["item_embedding"].float_val) == 400_000
 
 
 class TestMetadata:

@@ -89,8 +89,9 @@ def test_twenty_swaps_under_load_fail_no_request(models, tmp_path, caplog):
             hidden.rename(base / str(version))
             found = wait_for(channel, version)
             assert (found.state == AVAILABLE) == (version not in (broken, other))
-            before = len(answers)
+            before, end = len(answers), time.monotonic() + TIMEOUT
             while len(answers) < before + 20:  # each version answers under load
+                assert time.monotonic() < end
                 time.sleep(0.005)
         states = status(channel)
     handle.stop()

@@ -131,7 +131,7 @@ def _proto(dtype=types_pb2.DT_FLOAT, shape=(1,), **fields) -> tensor_pb2.TensorP
         (_proto(shape=(1 << 40, 1 << 40), float_val=[1]), r"unpacks to 4835703278458516698824704"),
         (
             _proto(types_pb2.DT_STRING, shape=(1 << 30,), string_val=[b""]),
-            "more than the 268435456",
+            "more than the 67108864",
         ),
     ],
 )
