@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,7 +30,7 @@ from guim_tf.index_items import IndexItems, read_items, read_vectors
 from guim_tf.index_report import REPORT_FILE, IndexReport
 from guim_tf.popularity import prior, unit
 from guim_tf.recommender import Recommender
-from guim_tf.scann_search import build_scann
+from guim_tf.scann_search import DTYPES, build_scann
 from guim_tf.schema import Schema
 from guim_tf.strict_json import load, to_json
 from guim_tf.vector_search import ExactSearch, Search, Vectors
@@ -59,7 +60,7 @@ def build_index(
     build: str = SCANN,
     vectors: str | pathlib.Path | None = None,
     items: str | pathlib.Path | None = None,
-    settings: Mapping[str, int] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     min_recall: float = MIN_RECALL,
 ) -> IndexResult:
     """Writes the next version of a retrieval model.
@@ -123,7 +124,7 @@ def write_index(
     schema: Schema,
     config: Config,
     new_items: int = 0,
-    settings: Mapping[str, int] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     min_recall: float = MIN_RECALL,
 ) -> IndexResult:
     """`build_index` from items and their vectors `[X, d]`, any length."""
@@ -141,6 +142,7 @@ def write_index(
     search: Search = ExactSearch(vectors)
     if build == SCANN:
         search, measured = build_scann(vectors, settings=settings, min_recall=min_recall)
+        vectors = search.vectors
         report = dataclasses.replace(
             report,
             **dataclasses.asdict(search.settings),
@@ -206,8 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in _SETTINGS.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, help=f"{text} (default: by the number of items)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of ScaNN's vectors (default: by the number of items)"
+    )
     arguments = parser.parse_args(argv)
-    given = {name: getattr(arguments, name) for name in _SETTINGS}
+    given = {name: getattr(arguments, name) for name in (*_SETTINGS, "dtype")}
     try:
         for build in [arguments.build] if arguments.build else [SCANN, EXACT]:
             result = build_index(
