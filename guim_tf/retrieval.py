@@ -86,20 +86,20 @@ def build_index(
     encoder_folder, user_encoder = load_encoder(models, USER_ENCODER, schema=schema)
     config = load(Config, encoder_folder / EXTRA / CONFIG_FILE)
     catalogue = IndexItems.of(Catalogue(dataset))
-    embedding = None if vectors is None else read_vectors(vectors, catalogue)
-    indexed = catalogue
+    indexed, placed = catalogue, np.arange(0)
     if items is not None:
         new = read_items(items)
-        indexed, rows = catalogue.updated(new)
-    if embedding is None or items is not None:
+        indexed, placed = catalogue.updated(new)
+    if vectors is None:
         encoder = load_encoder(models, ITEM_ENCODER, schema=schema)[1]
-    if embedding is None:
         embedding = encode_items(encoder, indexed)
-    elif items is not None:
-        grown = np.zeros([len(indexed), embedding.shape[1]], np.float32)
-        grown[: len(embedding)] = embedding
-        grown[rows] = encode_items(encoder, new)
-        embedding = grown
+    else:
+        known = read_vectors(vectors, catalogue, dim=config.model.embedding_dim)
+        embedding = np.zeros([len(indexed), known.shape[1]], np.float32)
+        embedding[: len(known)] = known
+        if len(placed):
+            encoder = load_encoder(models, ITEM_ENCODER, schema=schema)[1]
+            embedding[placed] = encode_items(encoder, new)
     return write_index(
         indexed,
         embedding,
@@ -129,16 +129,9 @@ def write_index(
 ) -> IndexResult:
     """`build_index` from items and their vectors `[X, d]`, any length."""
     start = time.perf_counter()
-    dim = config.model.embedding_dim
-    if embedding.shape != (len(items), dim) or not np.isfinite(embedding).all():
-        raise ValueError(
-            f"The item vectors have shape {embedding.shape}, expected finite numbers of shape "
-            f"{(len(items), dim)}. Make them again with `guim embed-items` and the model that "
-            "serves users."
-        )
     weight = config.retrieval.popularity_weight
     vectors = Vectors(unit(embedding), prior(items.recent_buyers, weight) if weight else None)
-    report = IndexReport(build, len(items), new_items, dim)
+    report = IndexReport(build, len(items), new_items, embedding.shape[1])
     search: Search = ExactSearch(vectors)
     if build == SCANN:
         search, measured = build_scann(vectors, settings=settings, min_recall=min_recall)

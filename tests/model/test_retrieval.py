@@ -168,7 +168,7 @@ def test_an_index_is_built_from_vectors_alone(
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(items[shuffled].ravel()), dim)
     ids = [catalogue.item_id[i] for i in shuffled]
     pq.write_table(pa.table({"item_id": ids, "item_embedding": vectors}), tmp_path / "v.parquet")
-    read = read_vectors(tmp_path / "v.parquet", IndexItems.of(catalogue))
+    read = read_vectors(tmp_path / "v.parquet", IndexItems.of(catalogue), dim=dim)
     np.testing.assert_array_equal(read, items)
 
     before = versions(shop_models, "retrieval_exact")
