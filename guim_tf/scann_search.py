@@ -24,7 +24,7 @@ MEASURED_QUERIES = 500
 _WIDER = 5  # times at most; beyond that brute force is the better choice
 _SAME_SCORE = 1e-6  # rounding: of items with one score either may be on a list
 _EXACT_AT_ONCE = 64  # queries; their scores of all items are in memory
-_QUERIES_AT_ONCE = 256  # whose candidates' vectors are gathered together
+_QUERIES_AT_ONCE = 64  # whose candidates' vectors are gathered together: they stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
