@@ -77,7 +77,7 @@ def test_exact_build_equals_numpy(shop_models, catalogue, items, users):
 
 
 def test_the_scann_build_answers_as_the_exact_one_where_it_orders_all_items(shop_models, users):
-    """300 items and 400 candidates: nothing is approximated."""
+    """As many candidates as items: nothing is approximated."""
     folder = latest(shop_models, "retrieval")
     assert IndexReport.load(folder).reordered == IndexReport.load(folder).items == 300
     request = {"user_embedding": tf.constant(users), "k": tf.constant(50)}

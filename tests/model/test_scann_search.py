@@ -113,9 +113,9 @@ def test_a_search_within_some_rows_is_exact(allowed, monkeypatch):
     ("items", "expected"),
     [
         (40, (1, 1, 40, "float32")),
-        (99_999, (1, 1, 400, "float32")),
-        (250_000, (500, 10, 400, "bfloat16")),
-        (10**6, (1000, 20, 400, "bfloat16")),
+        (99_999, (1, 1, 300, "float32")),
+        (250_000, (500, 10, 300, "bfloat16")),
+        (10**6, (1000, 20, 300, "bfloat16")),
     ],
 )
 def test_settings_follow_from_the_size(items, expected):
@@ -123,10 +123,10 @@ def test_settings_follow_from_the_size(items, expected):
 
 
 def test_settings_can_be_given_in_part():
-    assert ScannSettings.of_size(10**6, leaves=2000) == ScannSettings(2000, 40, 400, "bfloat16")
+    assert ScannSettings.of_size(10**6, leaves=2000) == ScannSettings(2000, 40, 300, "bfloat16")
     given = ScannSettings.of_size(10**6, reordered=50, dtype="float32")
     assert given == ScannSettings(1000, 20, 50, "float32")
-    assert ScannSettings.of_size(500, leaves=5, leaves_to_search=2) == ScannSettings(5, 2, 400)
+    assert ScannSettings.of_size(500, leaves=5, leaves_to_search=2) == ScannSettings(5, 2, 300)
     assert ScannSettings(100, 60, 400).wider(1000) == ScannSettings(100, 100, 800)
     assert ScannSettings(100, 100, 800).wider(1000) == ScannSettings(100, 100, 1000)
 
@@ -157,7 +157,7 @@ def test_a_search_gets_wider_until_it_finds_enough(capsys):
     search, measured = build_scann(vectors, settings={}, min_recall=0.9999)
     lines = capsys.readouterr().err.splitlines()
     assert 1 < len(lines) <= 6, "one was not enough"
-    assert search.settings.reordered == 400 * 2 ** (len(lines) - 1)
+    assert search.settings.reordered == 300 * 2 ** (len(lines) - 1)
     assert measured.recall >= 0.9999
 
 
