@@ -37,8 +37,8 @@ NOISE = 0.7
 SMALL = 1_000  # items of the index whose process is subtracted
 CATEGORIES = 1_000
 K = 100
-BATCHES = (1, 4, 16, 64, 256)  # users
-ROUNDS = 3  # that the builds take turns in, at every batch size
+BATCHES = (1, 16, 64, 256)  # users
+ROUNDS = 5  # that the builds take turns in, at every batch size
 MIN_RECALL = 0.98
 EXACT, SCANN = "exact", "scann"
 

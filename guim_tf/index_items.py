@@ -36,9 +36,6 @@ class IndexItems:
         fields = (field.name for field in dataclasses.fields(cls))
         return cls(**{name: getattr(catalogue, name) for name in fields})
 
-    def take(self, rows: np.ndarray) -> IndexItems:
-        return IndexItems(*(getattr(self, x.name)[rows] for x in dataclasses.fields(self)))
-
     def updated(self, new: IndexItems) -> tuple[IndexItems, np.ndarray]:
         """These and `new`, and the rows of `new` among them.
 
@@ -91,9 +88,27 @@ def read_items(path: str | pathlib.Path) -> IndexItems:
     return IndexItems(**columns, recent_buyers=np.zeros(len(ids), np.int64))
 
 
-def read_vectors(path: str | pathlib.Path, items: IndexItems) -> np.ndarray:
-    """Vectors that `guim embed-items` wrote, in the order of `items`: `[X, d]` float32."""
-    table = pq.read_table(path)
+def read_vectors(path: str | pathlib.Path, items: IndexItems, *, dim: int) -> np.ndarray:
+    """Vectors that `guim embed-items` wrote, in the order of `items`: `[X, dim]` float32.
+
+    Raises:
+      IndexItemsError: the file is none of that, or of another size, or lacks an item.
+    """
+    try:
+        table = pq.read_table(path, columns=["item_id", "item_embedding"])
+        values = table["item_embedding"].combine_chunks().flatten().to_numpy()
+        values = values.reshape(len(table), -1)
+    except (OSError, ValueError, KeyError, AttributeError) as e:
+        raise IndexItemsError(
+            f"{path} is not Parquet with the columns item_id and item_embedding: {e}. Make it with "
+            "`guim embed-items`."
+        ) from e
+    if values.shape[1] != dim or not np.isfinite(values).all():
+        raise IndexItemsError(
+            f"{path} holds vectors of shape {values.shape}, expected finite numbers, {dim} an item "
+            "as the users' vectors have. Make them with `guim embed-items` and the item encoder "
+            "that was exported with the user encoder."
+        )
     row = {item: i for i, item in enumerate(table["item_id"].to_pylist())}
     missing = [item for item in items.item_id if item not in row]
     if missing:
@@ -101,6 +116,4 @@ def read_vectors(path: str | pathlib.Path, items: IndexItems) -> np.ndarray:
             f"{path} lacks {len(missing)} items of the catalogue, {missing[0]!r} first. Make the "
             "vectors again with `guim embed-items` from this data set."
         )
-    column = table["item_embedding"].combine_chunks()
-    values = column.flatten().to_numpy().reshape(len(table), -1)
-    return np.ascontiguousarray(values[[row[item] for item in items.item_id]])
+    return np.ascontiguousarray(values[[row[item] for item in items.item_id]], np.float32)

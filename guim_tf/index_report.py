@@ -17,7 +17,7 @@ class IndexReport:
       build: "scann" or "exact".
       items: how many there are; new_items: how many of them are no items of the data set.
       dim: d.
-      leaves, leaves_to_search, reordered: `ScannSettings`; None for the exact build.
+      leaves, leaves_to_search, reordered, dtype: `ScannSettings`; None for the exact build.
       recall: share of the exact k nearest neighbours that ScaNN finds; None for the exact build.
       k: length of the lists that were compared.
       queries: how many lists; items' own vectors, as if users had them.
@@ -32,6 +32,7 @@ class IndexReport:
     leaves: int | None = None
     leaves_to_search: int | None = None
     reordered: int | None = None
+    dtype: str | None = None
     recall: float | None = None
     k: int | None = None
     queries: int | None = None

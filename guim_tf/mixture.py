@@ -215,25 +215,32 @@ def _merge(
             tf.gather(x, index, batch_dims=1) for x in (scores, rows, interests)
         )
 
-    order_by(tf.argsort(interests, stable=True))  # equal scores: lower row, then lower interest
-    order_by(tf.argsort(rows, stable=True))
+    # Whatever stands twice with one score stands in the order of its interests.
     order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
+    order_by(tf.argsort(rows, stable=True))  # duplicates side by side, the best of them first
     gone = rows < 0
     if exclude is not None:
         ordered = tf.sort(tf.cast(exclude, tf.int64), axis=1)
         gone |= _place(ordered, rows, "right") > _place(ordered, rows, "left")
     if per_interest is None:
-        drop = gone | _repeated(rows)
+        drop = gone | _as_before(rows)
     else:
-        drop = _beyond_quota(rows, gone, interests, per_interest)
+        scores = tf.where(gone, lowest, scores)
+        order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
+        drop = _beyond_quota(rows, tf.math.is_inf(scores), interests, per_interest)
     scores = tf.where(drop, lowest, scores)
-    order_by(tf.argsort(scores, direction="DESCENDING", stable=True))
+    scores, best = tf.math.top_k(scores, tf.minimum(k, length))  # equal ones: the lower row
     padding = [[0, 0], [0, tf.maximum(0, k - length)]]
-    scores = tf.pad(scores[:, :k], padding, constant_values=lowest)
+    scores = tf.pad(scores, padding, constant_values=lowest)
     ended = tf.math.is_inf(scores)
-    rows = tf.where(ended, tf.constant(-1, tf.int64), tf.pad(rows[:, :k], padding))
-    interests = tf.where(ended, -1, tf.pad(interests[:, :k], padding))
-    return rows, scores, interests
+    rows, interests = (tf.pad(tf.gather(x, best, batch_dims=1), padding) for x in (rows, interests))
+    return tf.where(ended, tf.constant(-1, tf.int64), rows), scores, tf.where(ended, -1, interests)
+
+
+def _as_before(rows: tf.Tensor) -> tf.Tensor:
+    """`[B, M]` -> `[B, M]` bool, whether a row is the one before it."""
+    first = tf.zeros_like(rows[:, :1], tf.bool)
+    return tf.concat([first, rows[:, 1:] == rows[:, :-1]], axis=1)[:, : tf.shape(rows)[1]]
 
 
 def _place(ordered: tf.Tensor, values: tf.Tensor, side: str) -> tf.Tensor:
@@ -243,12 +250,9 @@ def _place(ordered: tf.Tensor, values: tf.Tensor, side: str) -> tf.Tensor:
 
 
 def _repeated(rows: tf.Tensor) -> tf.Tensor:
-    """`[B, M]` -> `[B, M]` bool, whether the same row stands before."""
-    by_row = tf.argsort(rows, stable=True)  # duplicates side by side, the first of them first
-    sorted_rows = tf.gather(rows, by_row, batch_dims=1)
-    repeated = tf.concat(
-        [tf.zeros_like(rows[:, :1], tf.bool), sorted_rows[:, 1:] == sorted_rows[:, :-1]], axis=1
-    )[:, : tf.shape(rows)[1]]
+    """`[B, M]` -> `[B, M]` bool, whether the same row stands anywhere before."""
+    by_row = tf.argsort(rows, stable=True)
+    repeated = _as_before(tf.gather(rows, by_row, batch_dims=1))
     return tf.gather(repeated, tf.argsort(by_row, stable=True), batch_dims=1)
 
 

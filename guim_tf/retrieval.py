@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,7 +30,7 @@ from guim_tf.index_items import IndexItems, read_items, read_vectors
 from guim_tf.index_report import REPORT_FILE, IndexReport
 from guim_tf.popularity import prior, unit
 from guim_tf.recommender import Recommender
-from guim_tf.scann_search import build_scann
+from guim_tf.scann_search import DTYPES, build_scann
 from guim_tf.schema import Schema
 from guim_tf.strict_json import load, to_json
 from guim_tf.vector_search import ExactSearch, Search, Vectors
@@ -59,7 +60,7 @@ def build_index(
     build: str = SCANN,
     vectors: str | pathlib.Path | None = None,
     items: str | pathlib.Path | None = None,
-    settings: Mapping[str, int] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     min_recall: float = MIN_RECALL,
 ) -> IndexResult:
     """Writes the next version of a retrieval model.
@@ -85,20 +86,20 @@ def build_index(
     encoder_folder, user_encoder = load_encoder(models, USER_ENCODER, schema=schema)
     config = load(Config, encoder_folder / EXTRA / CONFIG_FILE)
     catalogue = IndexItems.of(Catalogue(dataset))
-    embedding = None if vectors is None else read_vectors(vectors, catalogue)
-    indexed = catalogue
+    indexed, placed = catalogue, np.arange(0)
     if items is not None:
         new = read_items(items)
-        indexed, rows = catalogue.updated(new)
-    if embedding is None or items is not None:
+        indexed, placed = catalogue.updated(new)
+    if vectors is None:
         encoder = load_encoder(models, ITEM_ENCODER, schema=schema)[1]
-    if embedding is None:
         embedding = encode_items(encoder, indexed)
-    elif items is not None:
-        grown = np.zeros([len(indexed), embedding.shape[1]], np.float32)
-        grown[: len(embedding)] = embedding
-        grown[rows] = encode_items(encoder, new)
-        embedding = grown
+    else:
+        known = read_vectors(vectors, catalogue, dim=config.model.embedding_dim)
+        embedding = np.zeros([len(indexed), known.shape[1]], np.float32)
+        embedding[: len(known)] = known
+        if len(placed):
+            encoder = load_encoder(models, ITEM_ENCODER, schema=schema)[1]
+            embedding[placed] = encode_items(encoder, new)
     return write_index(
         indexed,
         embedding,
@@ -123,24 +124,18 @@ def write_index(
     schema: Schema,
     config: Config,
     new_items: int = 0,
-    settings: Mapping[str, int] = MappingProxyType({}),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     min_recall: float = MIN_RECALL,
 ) -> IndexResult:
     """`build_index` from items and their vectors `[X, d]`, any length."""
     start = time.perf_counter()
-    dim = config.model.embedding_dim
-    if embedding.shape != (len(items), dim) or not np.isfinite(embedding).all():
-        raise ValueError(
-            f"The item vectors have shape {embedding.shape}, expected finite numbers of shape "
-            f"{(len(items), dim)}. Make them again with `guim embed-items` and the model that "
-            "serves users."
-        )
     weight = config.retrieval.popularity_weight
     vectors = Vectors(unit(embedding), prior(items.recent_buyers, weight) if weight else None)
-    report = IndexReport(build, len(items), new_items, dim)
+    report = IndexReport(build, len(items), new_items, embedding.shape[1])
     search: Search = ExactSearch(vectors)
     if build == SCANN:
         search, measured = build_scann(vectors, settings=settings, min_recall=min_recall)
+        vectors = search.vectors
         report = dataclasses.replace(
             report,
             **dataclasses.asdict(search.settings),
@@ -206,8 +201,11 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in _SETTINGS.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, help=f"{text} (default: by the number of items)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of ScaNN's vectors (default: by the number of items)"
+    )
     arguments = parser.parse_args(argv)
-    given = {name: getattr(arguments, name) for name in _SETTINGS}
+    given = {name: getattr(arguments, name) for name in (*_SETTINGS, "dtype")}
     try:
         for build in [arguments.build] if arguments.build else [SCANN, EXACT]:
             result = build_index(

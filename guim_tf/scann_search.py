@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +13,10 @@ from guim_tf.strict_json import check
 from guim_tf.vector_search import ExactSearch, Search, Vectors
 
 SMALLEST = 16  # the quantiser needs as many vectors
-_TREE_FROM = 100_000  # below that all codes are compared faster than leaves are chosen
+DTYPES = ("float32", "bfloat16")
+_LARGE = 100_000  # items; below that all codes are compared faster than leaves are chosen
 _SHARE_SEARCHED = 0.02  # of the leaves
-_REORDERED = 400  # four times the k that recall is measured at
+_REORDERED = 300  # three times the k that recall is measured at; more find no more
 _TRAINING_SAMPLE = 250_000  # vectors that leaves and codes are learned from
 _HELD = 4  # times k, that the leaves searched hold on average
 MEASURED_K = 100
@@ -22,7 +24,7 @@ MEASURED_QUERIES = 500
 _WIDER = 5  # times at most; beyond that brute force is the better choice
 _SAME_SCORE = 1e-6  # rounding: of items with one score either may be on a list
 _EXACT_AT_ONCE = 64  # queries; their scores of all items are in memory
-_QUERIES_AT_ONCE = 256  # whose candidates' vectors are gathered together
+_QUERIES_AT_ONCE = 64  # whose candidates' vectors are gathered together: they stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,13 @@ class ScannSettings:
       leaves_to_search: those nearest to a query.
       reordered: candidates by their codes, whose vectors are compared in the end. As many as there
         are items make the search exact.
+      dtype: of these vectors, "float32" or "bfloat16".
     """
 
     leaves: int
     leaves_to_search: int
     reordered: int
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check(self.leaves >= 1, self, "leaves", "at least 1, which is no tree")
@@ -49,6 +53,7 @@ class ScannSettings:
             f"between 1 and the {self.leaves} leaves",
         )
         check(self.reordered >= 1, self, "reordered", "at least 1")
+        check(self.dtype in DTYPES, self, "dtype", " or ".join(DTYPES))
 
     @classmethod
     def of_size(
@@ -58,13 +63,22 @@ class ScannSettings:
         leaves: int | None = None,
         leaves_to_search: int | None = None,
         reordered: int | None = None,
+        dtype: str | None = None,
     ) -> "ScannSettings":
-        """Settings for so many items: sqrt(items) leaves of as many items each, or no tree."""
+        """Settings for so many items; what is given stays.
+
+        Many have sqrt(items) leaves of as many items each, and vectors in half the memory. Few have
+        no tree, and vectors whose scores are those of the exact build.
+        """
         if leaves is None:
-            leaves = round(items**0.5) if items >= _TREE_FROM else 1
+            leaves = round(items**0.5) if items >= _LARGE else 1
+        if dtype is None:
+            dtype = "bfloat16" if items >= _LARGE else "float32"
         if leaves_to_search is None:
             leaves_to_search = max(1, round(_SHARE_SEARCHED * leaves))
-        return cls(leaves, leaves_to_search, min(reordered or _REORDERED, items))
+        if reordered is None:
+            reordered = _REORDERED
+        return cls(leaves, leaves_to_search, min(reordered, items), dtype)
 
     def wider(self, items: int) -> "ScannSettings":
         """Twice the leaves searched and twice the candidates, as far as there are so many."""
@@ -81,15 +95,18 @@ class ScannSearch(tf.Module):
     ScaNN's operations must be loaded (`import scann`) where a SavedModel with it is.
 
     Args:
-      vectors: at least `SMALLEST`.
-      settings: may be changed afterwards, but for the leaves.
+      exact: at least `SMALLEST` vectors in float32, which the index is made of.
+      settings: how many leaves are searched and candidates ordered may be changed afterwards.
     """
 
-    def __init__(self, vectors: Vectors, settings: ScannSettings) -> None:
+    def __init__(self, exact: Vectors, settings: ScannSettings) -> None:
         super().__init__()
-        self.vectors = vectors
         self.settings = settings
-        stored = vectors.stored.numpy()
+        unit, prior = exact.stored.numpy(), None if exact.prior is None else exact.prior.numpy()
+        self.vectors = exact
+        if settings.dtype != "float32":
+            self.vectors = Vectors(unit, prior, dtype=settings.dtype)
+        stored = unit if prior is None else np.concatenate([unit, prior[:, None]], axis=1)
         builder = scann_ops.builder(stored, settings.reordered, "dot_product")
         sample = min(len(stored), _TRAINING_SAMPLE)
         if settings.leaves > 1:
@@ -128,9 +145,7 @@ class ScannSearch(tf.Module):
         def add(start: tf.Tensor, *lists: tf.Tensor) -> tuple[tf.Tensor, ...]:
             part = slice(start, start + _QUERIES_AT_ONCE)
             candidates = rows[part]
-            stored = tf.gather(self.vectors.stored, tf.maximum(candidates, 0))
-            scores = tf.linalg.matvec(stored, queries[part])
-            best, place = tf.math.top_k(tf.where(candidates < 0, float("-inf"), scores), k)
+            best, place = tf.math.top_k(self.vectors.score_each(queries[part], candidates), k)
             found = best, tf.gather(candidates, place, batch_dims=1)
             return start + _QUERIES_AT_ONCE, *(
                 tf.concat([x, more], axis=0) for x, more in zip(lists, found, strict=True)
@@ -165,7 +180,12 @@ class Recall:
 
 
 def measure_recall(search: Search, vectors: Vectors) -> Recall:
-    """Of `search` against brute force, for items' own vectors as if users had them."""
+    """Of `search` against brute force, for items' own vectors as if users had them.
+
+    Args:
+      search: of the same items.
+      vectors: in float32.
+    """
     count = vectors.count
     k = min(MEASURED_K, count)
     sample = np.random.default_rng(0).choice(count, min(count, MEASURED_QUERIES), replace=False)
@@ -175,17 +195,18 @@ def measure_recall(search: Search, vectors: Vectors) -> Recall:
     for start in range(0, len(sample), _EXACT_AT_ONCE):
         some = queries[start : start + _EXACT_AT_ONCE]
         least = exact(some, tf.constant(k))[0][:, -1:] - _SAME_SCORE
-        hits += int(tf.math.count_nonzero(search(some, tf.constant(k))[0] >= least))
+        found = vectors.score_each(some, search(some, tf.constant(k))[1])
+        hits += int(tf.math.count_nonzero(found >= least))
     return Recall(hits / (len(sample) * k), k, len(sample))
 
 
 def build_scann(
-    vectors: Vectors, *, settings: Mapping[str, int], min_recall: float
+    vectors: Vectors, *, settings: Mapping[str, Any], min_recall: float
 ) -> tuple[ScannSearch, Recall]:
     """A search whose recall is at least `min_recall`, by measurement.
 
     Args:
-      vectors: what is indexed.
+      vectors: what is indexed, in float32.
       settings: some fields of `ScannSettings`, the others follow from the size. Where none is
         given, the search gets wider until the recall is reached, which needs no other index.
       min_recall: in [0, 1].
