@@ -1,8 +1,8 @@
 """One process of clients, for serve.py: sends prepared requests and reports what came back.
 
 Reads serialized PredictRequests from a file (each after its length, 4 bytes little-endian), prints
-`ready`, waits for a line on stdin, and prints one JSON line: for each request its status, when it
-was due (seconds since the epoch) and how long it took. Closed loop: each client sends its next
+`ready`, waits for a line on stdin, and prints one JSON line: `samples`, for each request its status
+and how many milliseconds it took, and `seconds`, from the first request to the last. Closed loop: each client sends its next
 request when the last is answered. Open loop: requests are due at random moments (Poisson) whatever
 the server does, and time counts from then.
 """
@@ -19,7 +19,7 @@ import time
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-Sample = tuple[str, float, float]  # status, due, milliseconds
+Sample = tuple[str, float]  # status, milliseconds
 
 
 def read_requests(path: str) -> list[predict_pb2.PredictRequest]:
@@ -44,41 +44,43 @@ def closed_loop(stub, requests, *, clients: int, seconds: float, deadline: float
 
     def client(number: int) -> None:
         chosen = random.Random(seed * 1000 + number)
-        while (due := time.time()) < end:
+        while time.time() < end:
             start, status = time.perf_counter(), "OK"
             try:
                 stub.Predict(chosen.choice(requests), deadline)
             except grpc.RpcError as e:
                 status = e.code().name
-            samples.append((status, due, (time.perf_counter() - start) * 1e3))
+            samples.append((status, (time.perf_counter() - start) * 1e3))
 
     threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return samples
+    return samples, time.time() - end + seconds
 
 
 def open_loop(stub, requests, *, rate: float, seconds: float, deadline: float, seed: int):
     samples: list[Sample] = []
     chosen = random.Random(seed)
-    due, end = time.time(), time.time() + seconds
+    begun = time.time()
+    due, end = begun, begun + seconds
     pending = []
     while (due := due + chosen.expovariate(rate)) < end:
         time.sleep(max(0.0, due - time.time()))
 
         def answered(future: grpc.Future, due: float = due) -> None:
-            samples.append((future.code().name, due, (time.time() - due) * 1e3))
+            samples.append((future.code().name, (time.time() - due) * 1e3))
 
         future = stub.Predict.future(chosen.choice(requests), deadline)
         future.add_done_callback(answered)
         pending.append(future)
+    took = time.time() - begun  # more than asked for where the clients could not keep up
     for future in pending:
         future.exception()
     while len(samples) < len(pending):  # a callback runs after its future is done
         time.sleep(0.01)
-    return samples
+    return samples, took
 
 
 def main() -> None:
@@ -105,10 +107,10 @@ def main() -> None:
         "seed": arguments.seed,
     }
     if arguments.rate:
-        samples = open_loop(stub, requests, rate=arguments.rate, **shared)
+        samples, took = open_loop(stub, requests, rate=arguments.rate, **shared)
     else:
-        samples = closed_loop(stub, requests, clients=arguments.clients, **shared)
-    print(json.dumps(samples), flush=True)
+        samples, took = closed_loop(stub, requests, clients=arguments.clients, **shared)
+    print(json.dumps({"samples": samples, "seconds": took}), flush=True)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,6 @@ class Load:
         for process in self._processes:
             if process.stdout.readline() != "ready\n":
                 raise SystemExit("a client did not start")
-        self._seconds = seconds
 
     def go(self) -> None:
         for process in self._processes:
@@ -176,11 +175,11 @@ class Load:
             process.stdin.flush()
 
     def result(self) -> "Figures":
-        samples: list[list[Any]] = []
+        found = [json.loads(process.stdout.readline()) for process in self._processes]
         for process in self._processes:
-            samples += json.loads(process.stdout.readline())
             process.wait()
-        return Figures(samples, self._seconds)
+        samples = [sample for one in found for sample in one["samples"]]
+        return Figures(samples, max(one["seconds"] for one in found))
 
     def run(self) -> "Figures":
         self.go()
@@ -191,11 +190,12 @@ class Figures:
     """What clients saw."""
 
     def __init__(self, samples: list[list[Any]], seconds: float) -> None:
-        self.statuses = Counter(status for status, _, _ in samples)
-        accepted = sorted(ms for status, _, ms in samples if status == "OK")
+        self.statuses = Counter(status for status, _ in samples)
+        accepted = [ms for status, ms in samples if status == "OK"]
         self.latencies = np.array(accepted or [float("nan")])
-        self.refused = np.array([ms for status, _, ms in samples if status != "OK"] or [0.0])
+        self.refused = np.array([ms for status, ms in samples if status != "OK"] or [0.0])
         self.qps = len(accepted) / seconds
+        self.asked = len(samples) / seconds
 
     def percentile(self, share: float) -> float:
         return float(np.percentile(self.latencies, share))
@@ -240,9 +240,10 @@ def throughput(work: pathlib.Path, signature: str, seconds: float) -> dict[str, 
     }
 
 
-def rss_mb(process: subprocess.Popen) -> int:
+def memory_mb(process: subprocess.Popen, what: str = "VmRSS") -> int:
+    """Memory of a process; VmHWM is the most that it ever had."""
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) // 1024
+    return int(status.split(f"{what}:")[1].split()[0]) // 1024
 
 
 def overload(work: pathlib.Path, seconds: float, *, rows: int = 8) -> dict[str, Any]:
@@ -262,17 +263,16 @@ def overload(work: pathlib.Path, seconds: float, *, rows: int = 8) -> dict[str, 
         requests = pathlib.Path(folder, "requests")
         write_prepared(requests, work / "dataset", "encode_users", rows=rows)
         calm = Load(address, requests, seconds=seconds, clients=holds).run()
-        before = rss_mb(process)
+        before = memory_mb(process)
         storm = Load(
             address, requests, seconds=2 * seconds, rate=10 * calm.qps, deadline=deadline
         ).run()
-        during = rss_mb(process)
+        during = memory_mb(process, "VmHWM")
         after = Load(address, requests, seconds=seconds, clients=holds).run()
-    asked = sum(storm.statuses.values()) / (2 * seconds)
     return {
         "users_a_request": rows,
         "capacity_qps": round(calm.qps, 1),
-        "asked_over_capacity": round(asked / calm.qps, 2),
+        "asked_over_capacity": round(storm.asked / calm.qps, 2),
         "accepted_over_capacity": round(storm.qps / calm.qps, 3),
         "p99_over_unloaded": round(storm.percentile(99) / calm.percentile(99), 3),
         "p99_ms": round(storm.percentile(99), 1),
@@ -315,7 +315,7 @@ def swaps(work: pathlib.Path, seconds: float, *, count: int = 20) -> dict[str, A
                         return found.state, found.status.error_message
                 return 0, ""
 
-            before = rss_mb(process)
+            before = memory_mb(process)
             load = Load(address, requests, seconds=seconds * count, clients=AT_CAPACITY)
             load.go()
             refusals, begun = {}, time.monotonic()
@@ -338,7 +338,7 @@ def swaps(work: pathlib.Path, seconds: float, *, count: int = 20) -> dict[str, A
                 time.sleep(max(0.0, begun + (version - 1) * seconds * 0.95 - time.monotonic()))
             figures = load.result()
             last = [s.version for s in status(asked, 60).model_version_status if s.state == 30]
-            after = rss_mb(process)
+            after = memory_mb(process)
     return {
         "swaps": count,
         "requests": sum(figures.statuses.values()),

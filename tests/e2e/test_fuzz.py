@@ -6,6 +6,7 @@ The statuses are those of the table "What a server answers" in serving/README.md
 import gc
 import os
 import pathlib
+import threading
 
 import grpc
 import numpy as np
@@ -113,7 +114,7 @@ def bad_requests(draw, shop):
     floats = sorted(a for a, x in inputs.items() if x.dtype == np.float32)
     kinds = ["model", "version", "label", "signature", "missing", "extra", "renamed", "dtype"]
     kinds += ["rank", "open shape", "huge shape", "more values", "content", "output", "no spec"]
-    kinds += ["truncated", "noise", "empty batch"]
+    kinds += ["truncated", "noise", "empty batch", "long name"]
     kinds += ["sizes"] * (len(shaped) > 1) + ["text"] * bool(texts) + ["not finite"] * bool(floats)
     kinds += ["few items", "many items"] * ("k" in inputs) + ["moments"] * ("as_of" in inputs)
     kind = draw(st.sampled_from(kinds))
@@ -154,6 +155,9 @@ def bad_requests(draw, shop):
     elif kind == "signature":
         request.model_spec.signature_name = draw(st.text(max_size=30).map(lambda t: "x" + t))
         expected = {PRECONDITION}
+    elif kind == "long name":
+        request.model_spec.name = "x" * draw(st.integers(2_000, 50_000))
+        expected = {NOT_FOUND}
     elif kind == "no spec":
         request.ClearField("model_spec")
     elif kind == "missing":
@@ -207,6 +211,19 @@ def memory_mb() -> int:
     return int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
+def same(one: predict_pb2.PredictResponse, other: predict_pb2.PredictResponse) -> bool:
+    for alias, proto in one.outputs.items():
+        found, expected = (tensors.to_array(p, name=alias) for p in (proto, other.outputs[alias]))
+        if found.shape != expected.shape:
+            return False
+        if found.dtype == object:
+            if found.tolist() != expected.tolist():
+                return False
+        elif not np.allclose(found, expected, rtol=1e-4, atol=1e-5):
+            return False
+    return one.outputs.keys() == other.outputs.keys()
+
+
 def test_bad_requests(call, shop):
     good = [
         message(model, name, good_inputs(shop, name, 2, 20)).SerializeToString()
@@ -234,22 +251,29 @@ def test_bad_requests(call, shop):
         kind = what.partition(": ")[2].partition(" (")[0]
         seen[kind] = seen.get(kind, 0) + 1
 
+    # Another client sends good requests all the while: batches hold good and bad ones.
+    wrong: list[str] = []
+    ended = threading.Event()
+
+    def good_client() -> None:
+        while not ended.is_set():
+            for data, (_, _, answer) in zip(good, before_answers, strict=True):
+                code, details, again = call(data)
+                if code != OK or not same(again, answer):
+                    wrong.append(details)
+
+    neighbour = threading.Thread(target=good_client)
+    neighbour.start()
     gc.collect()
     before = memory_mb()
-    ask()
+    try:
+        ask()
+    finally:
+        ended.set()
+        neighbour.join()
     gc.collect()
 
     assert sum(seen.values()) >= EXAMPLES
-    assert len(seen) == 23  # each kind was tried
+    assert len(seen) == 24  # each kind was tried
+    assert not wrong
     assert memory_mb() - before < MEMORY_MB
-    for data, (_, _, answer) in zip(good, before_answers, strict=True):
-        code, _, again = call(data)
-        assert code == OK
-        for alias, proto in again.outputs.items():
-            found, expected = (
-                tensors.to_array(p, name=alias) for p in (proto, answer.outputs[alias])
-            )
-            if found.dtype == object:
-                assert found.tolist() == expected.tolist()
-            else:
-                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
