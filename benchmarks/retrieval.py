@@ -13,7 +13,8 @@ vectors as float32: codes, ids, categories and look-up tables are in it.
 Vectors are clustered: a centre for every 250 items, drawn evenly from the sphere; a vector is a
 centre plus normal noise of length 0.7, made a unit again, so that its cosine with the centre is
 0.82. A user's C vectors are drawn likewise, each from a cluster of its own. `--noise-only` draws
-all of them evenly from the sphere, where no index can do much.
+all of them evenly from the sphere, where no index can do much; the build is then refused but for a
+lower `--min-recall`.
 
     python benchmarks/retrieval.py [--items 1000000] [--interests 4] [--noise-only]
 """
@@ -69,7 +70,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def write(folder: pathlib.Path, embedding: np.ndarray, interests: int, build: str) -> Any:
+def write(
+    folder: pathlib.Path, embedding: np.ndarray, interests: int, build: str, min_recall: float = 0.0
+) -> Any:
     """An index with an untrained encoder of users beside it, small but whole."""
     from guim_tf.config import Config, ModelConfig
     from guim_tf.encoders import load_encoder
@@ -124,7 +127,7 @@ def write(folder: pathlib.Path, embedding: np.ndarray, interests: int, build: st
         user_encoder=load_encoder(folder, USER_ENCODER)[1],
         schema=schema,
         config=config,
-        min_recall=0.0 if count == SMALL else MIN_RECALL,
+        min_recall=min_recall,
     )
 
 
@@ -187,7 +190,7 @@ def speed(asks: dict[str, Any], users: np.ndarray) -> dict[str, dict[int, float]
 
 
 def compare(
-    *, items: int, interests: int, dim: int, users: int, noise_only: bool
+    *, items: int, interests: int, dim: int, users: int, noise_only: bool, min_recall: float
 ) -> dict[str, Any]:
     """Builds, loads, measures."""
     embedding, of_users = vectors(items, users, interests, dim, noise_only=noise_only)
@@ -197,7 +200,10 @@ def compare(
             build: write(folder, embedding[:SMALL], interests, build).folder
             for build in (EXACT, SCANN)
         }
-        made = {build: write(folder, embedding, interests, build) for build in (EXACT, SCANN)}
+        made = {
+            build: write(folder, embedding, interests, build, min_recall)
+            for build in (EXACT, SCANN)
+        }
         sizes = {build: grown(small[build], made[build].folder, interests, dim) for build in made}
         loaded = {build: load(made[build].folder) for build in made}
         asks = {build: ask for build, (_, ask) in loaded.items()}
@@ -246,6 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--interests", type=int, default=4)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--users", type=int, default=512)
+    parser.add_argument("--min-recall", type=float, default=MIN_RECALL)
     parser.add_argument("--noise-only", action="store_true", help="vectors without clusters")
     parser.add_argument("--measure", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
