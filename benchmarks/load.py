@@ -2,9 +2,9 @@
 
 Reads serialized PredictRequests from a file (each after its length, 4 bytes little-endian), prints
 `ready`, waits for a line on stdin, and prints one JSON line: `samples`, for each request its status
-and how many milliseconds it took, and `seconds`, from the first request to the last. Closed loop: each client sends its next
-request when the last is answered. Open loop: requests are due at random moments (Poisson) whatever
-the server does, and time counts from then.
+and how many milliseconds it took, and `seconds`, from the first request to the last. Closed loop:
+each client sends its next request when the last is answered. Open loop: requests are due at random
+moments (Poisson) whatever the server does, and time counts from then.
 """
 
 import argparse
