@@ -111,7 +111,7 @@ class Recommender(tf.Module):
 
     def nearest_items(self, item_embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The items nearest to each vector `[B, d]`, by the cosine alone."""
-        tf.debugging.assert_less_equal(k, MAX_K, message=f"k must be at most {MAX_K}")
+        k = _bounded(k)
         answer = self._answer(*self._search(item_embedding[:, None, :], k, of_users=False))
         return {"item_id": answer["item_id"], "score": answer["score"]}
 
@@ -119,6 +119,7 @@ class Recommender(tf.Module):
         self, user_embedding: tf.Tensor, k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The best items of users given by their vectors `[B, C, d]`."""
+        k = _bounded(k)
         found = self._search(user_embedding, self._listed(k))
         return self._answer(*self._rescored(found, user_embedding, k))
 
@@ -165,11 +166,7 @@ class Recommender(tf.Module):
         allowed: tf.Tensor | None = None,
         quota: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        tf.debugging.assert_less_equal(
-            tf.shape(history["item_id"])[1],
-            MAX_EVENTS,
-            message=f"a history may have {MAX_EVENTS} events: send the most recent ones",
-        )
+        k, history = _bounded(k), _of_bounded_length(history)
         users = self.user_encoder.signatures["encode_users"](**history)["user_embedding"]
         seen = self.item_ids(history["item_id"])  # -1 for unknown and padding
         exclude = tf.where(exclude_seen, seen, -1)
@@ -195,7 +192,6 @@ class Recommender(tf.Module):
 
     def _listed(self, k: tf.Tensor) -> tf.Tensor:
         """How many items to list so that k are left in the end."""
-        tf.debugging.assert_less_equal(k, MAX_K, message=f"k must be at most {MAX_K}")
         if self._sharpness is None:
             return k
         return tf.maximum(k, tf.minimum(_RESCORED * k, self.vectors.count))
@@ -217,7 +213,6 @@ class Recommender(tf.Module):
         of_users: bool = True,
     ) -> Lists:
         """Rows, scores and interests `[B, k]`: one search for each vector, merged."""
-        tf.debugging.assert_positive(k, message="k must be at least 1")
         tf.debugging.assert_all_finite(vectors, "vectors must be finite, got NaN or infinity")
         shape = tf.shape(vectors)
         flat = tf.reshape(vectors, [-1, self.vectors.dim])
@@ -298,6 +293,27 @@ class Recommender(tf.Module):
             "nearest_items": {"item_embedding": tf.ones([1, self.vectors.dim]), "k": k},
             "explain": history | {"explained_item_id": one},
         }
+
+
+def _bounded(k: tf.Tensor) -> tf.Tensor:
+    """k, once it is known to be no nonsense: a check beside the graph would not wait for it."""
+    checks = [
+        tf.debugging.assert_positive(k, message="k must be at least 1"),
+        tf.debugging.assert_less_equal(k, MAX_K, message=f"k must be at most {MAX_K}"),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(k)
+
+
+def _of_bounded_length(history: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The history, once it is known to be no longer than `MAX_EVENTS`."""
+    check = tf.debugging.assert_less_equal(
+        tf.shape(history["item_id"])[1],
+        MAX_EVENTS,
+        message=f"a history may have {MAX_EVENTS} events: send the most recent ones",
+    )
+    with tf.control_dependencies([check]):
+        return {name: tf.identity(tensor) for name, tensor in history.items()}
 
 
 def _history(*inputs: tf.Tensor | None) -> dict[str, tf.Tensor]:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from guim_tf.artifacts import latest
 from guim_tf.catalogue import Catalogue
+from guim_tf.recommender import MAX_EVENTS, MAX_K
 
 AS_OF = 1_700_000_000
 BUILDS = ["retrieval", "retrieval_exact"]
@@ -239,3 +240,42 @@ def test_an_item_that_is_not_in_the_index_has_no_explanation(built, catalogue):
     assert (answer["attention"][[0, 2]] == 0).all()
     assert answer["interest"][1] >= 0, "others of the batch are answered"
     assert answer["attention"][1].sum() > 0
+
+
+class TestBounds:
+    """A small request must not be able to ask for much memory."""
+
+    def recommend(self, built, catalogue, *, k, width=None):
+        history = histories(catalogue, [[1, 2]], width=width)
+        return built["retrieval_exact"]["recommend"](
+            **history, k=tf.constant(k), exclude_seen=tf.constant(True)
+        )
+
+    def test_k_may_be_above_the_catalogue_up_to_a_bound(self, built, catalogue):
+        answer = self.recommend(built, catalogue, k=MAX_K)
+        assert answer["item_id"].shape == (1, MAX_K)
+        assert tf.math.count_nonzero(answer["item_id"] != "") == len(catalogue) - 2
+
+    @pytest.mark.parametrize("k", [0, -5, MAX_K + 1, tf.int32.max])
+    def test_other_k_are_refused_before_anything_is_computed(self, built, catalogue, k):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at"):
+            self.recommend(built, catalogue, k=k)
+        for name, vectors in (("item_embedding", [1, 32]), ("user_embedding", [1, 3, 32])):
+            signature = "nearest_items" + ("_to_user" if name == "user_embedding" else "")
+            with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at"):
+                built["retrieval_exact"][signature](**{name: tf.ones(vectors)}, k=tf.constant(k))
+
+    def test_histories_have_a_bound(self, built, catalogue):
+        answer = self.recommend(built, catalogue, k=3, width=MAX_EVENTS)
+        short = self.recommend(built, catalogue, k=3)
+        np.testing.assert_array_equal(answer["item_id"], short["item_id"])
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the most recent ones"):
+            self.recommend(built, catalogue, k=3, width=MAX_EVENTS + 1)
+
+    @pytest.mark.parametrize("name", ["category_id", "title", "timestamp"])
+    def test_columns_of_unlike_shape_are_refused(self, built, catalogue, name):
+        history = histories(catalogue, [[1, 2]])
+        for axis in (0, 1):
+            longer = history | {name: tf.concat([history[name]] * 2, axis=axis)}
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                built["user_encoder"]["encode_users"](**longer)
