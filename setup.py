@@ -47,6 +47,8 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
+            "hypothesis>=6.100",  # properties of the pipelines
+            "polars>=1.30",  # the yardstick of benchmarks/pipeline.py
             "ruff>=0.5",
             "mypy>=1.10",
         ]
