@@ -10,6 +10,8 @@ from typing import IO
 
 from beam_pipelines.errors import InputError
 
+WORK = "work"  # a folder in a new folder that a failure doesn't keep
+
 
 class KeepFailed(InputError):
     """A failure that leaves something to look at: the unfinished folder stays as `*.failed`."""
@@ -84,6 +86,7 @@ def new_folder(
         try:
             yield unfinished
         except KeepFailed:
+            _remove(unfinished / WORK)
             os.replace(unfinished, failed_folder(output))
             raise
         except BaseException:

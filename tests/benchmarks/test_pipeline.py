@@ -1,4 +1,4 @@
-"""The yardstick of the pipeline's benchmark does the pipeline's work, and the benchmark measures."""
+"""The yardstick of the benchmark does the work of the pipeline, and the benchmark measures."""
 
 import json
 import sys
