@@ -43,7 +43,9 @@ setup(
         "tensorboard>=2.20,<2.21",  # training curves
     ],
     extras_require={
+        "dask": ["apache-beam[dask]>=2.77,<3"],  # the distributed engine that is tested
         "dev": [
+            "apache-beam[dask]>=2.77,<3",
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
@@ -51,7 +53,7 @@ setup(
             "polars>=1.30",  # the yardstick of benchmarks/pipeline.py
             "ruff>=0.5",
             "mypy>=1.10",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["guim=guim_tf.cli:console"]},
 )

@@ -31,7 +31,7 @@ from beam_pipelines.files import read_arrow
 from beam_pipelines.history import History, attributes_of, parse_day, sequences_of
 from beam_pipelines.output import new_folder
 from beam_pipelines.readers import Source
-from beam_pipelines.runner import make_options
+from beam_pipelines.runner import make_options, pipeline
 from beam_pipelines.settings import Settings, add_arguments, from_arguments
 from beam_pipelines.sources import check_columns, estimate_rows, find_files, find_sources
 from beam_pipelines.summary import print_summary
@@ -230,7 +230,7 @@ def read_and_group(
     inputs: Sequence[Source | stages.PastSequences], *, plan: stages.Plan, options: PipelineOptions
 ) -> None:
     """First pipeline: sources -> compacted sequences, a file a partition."""
-    with beam.Pipeline(options=options) as p:
+    with pipeline(options) as p:
         _ = (
             p
             | "Sources" >> beam.Create(list(enumerate(inputs)))
@@ -245,7 +245,7 @@ def run_each(
     label: str, function: Callable[[int], int], numbers: Iterable[int], *, options: PipelineOptions
 ) -> None:
     """A pipeline that calls a function of each number: a partition, or a shard."""
-    with beam.Pipeline(options=options) as p:
+    with pipeline(options) as p:
         numbered = p | "Numbers" >> beam.Create(list(numbers)) | "Spread" >> beam.Reshuffle()
         _ = numbered | label >> beam.Map(function)
 

@@ -1,8 +1,10 @@
 """Beam's own options: which runner, and the one mode that must not be used."""
 
+import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from beam_pipelines.errors import InputError
@@ -36,6 +38,17 @@ def make_options(arguments: Sequence[str]) -> PipelineOptions:
     names = {None: DEFAULT_RUNNER, DASK_RUNNER: f"{_DASK_MODULE}.{DASK_RUNNER}"}
     options.view_as(StandardOptions).runner = names.get(runner, runner)
     return options
+
+
+@contextlib.contextmanager
+def pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
+    """A pipeline that runs when the block has ended; returns when all of it is done."""
+    with beam.Pipeline(options=options) as p:
+        yield p
+    client = getattr(p.result, "client", None)
+    if client is not None:  # Dask: a worker that leaves later would have its work done again
+        client.cancel(p.result.futures)
+        client.close()
 
 
 def _dask_defaults() -> list[str]:

@@ -126,28 +126,6 @@ def test_beam_makes_the_records_of_the_in_process_function(
         assert (result.output / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
-def test_several_processes_give_the_same_files(write_log, tmp_path):
-    mapping = write_log(*lines(users=6))
-    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    one = build_dataset(mapping_file=mapping, output=tmp_path / "one")
-    two = build_dataset(mapping_file=mapping, output=tmp_path / "two", pipeline_options=flags)
-    assert one.counters == two.counters
-    for shard in one.counters["shards"]:
-        assert (one.output / shard["file"]).read_bytes() == (
-            two.output / shard["file"]
-        ).read_bytes()
-
-
-def test_several_threads_are_refused(write_log, tmp_path):
-    with pytest.raises(ValueError, match="multi_threading silently loses rows"):
-        build_dataset(
-            mapping_file=write_log(*lines(users=2)),
-            output=tmp_path / "ds",
-            pipeline_options=["--direct_running_mode=multi_threading"],
-        )
-    assert not (tmp_path / "ds").exists()
-
-
 def test_item_and_label_tables(write_log, tmp_path):
     (tmp_path / "items.csv").write_text("id,cat,name\nx,c1,Red cup\nunsold,c2,Blue\n,c3,lost\n")
     (tmp_path / "labels.csv").write_text("who,age,sex\na,7,\na,8,f\nnobody,9,m\n")
