@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import shutil
@@ -70,7 +71,8 @@ def new_folder(
 ) -> Iterator[pathlib.Path]:
     """An empty folder that becomes `output` when the block succeeds, replacing an older one.
 
-    Leftovers of an interrupted run are removed first. A folder under the final name that is
+    Leftovers of an interrupted run are removed first; its workers, which may live a little
+    longer, write into a folder of their own. A folder under the final name that is
     neither empty nor `is_ours` is refused: it may be somebody's home.
     """
     if output.exists() and not (output.is_dir() and (is_ours(output) or not any(output.iterdir()))):
@@ -78,9 +80,12 @@ def new_folder(
             f"output {output} exists and is not an older result of this job; "
             "name another folder or remove it."
         )
-    unfinished, old = _sibling(output, "incomplete"), _sibling(output, "old")
+    unfinished, old = _sibling(output, f"incomplete-{os.getpid()}"), _sibling(output, "old")
     with _only_writer(output):
-        for leftover in (unfinished, old, failed_folder(output)):
+        if old.exists() and not output.exists():  # killed between the two renames below
+            os.replace(old, output)
+        leftovers = output.parent.glob(glob.escape(f".{output.name}.incomplete") + "*")
+        for leftover in (*leftovers, old, failed_folder(output)):
             _remove(leftover)
         unfinished.mkdir(parents=True)
         try:
