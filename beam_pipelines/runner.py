@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -45,10 +46,10 @@ def pipeline(options: PipelineOptions) -> Iterator[beam.Pipeline]:
     """A pipeline that runs when the block has ended; returns when all of it is done."""
     with beam.Pipeline(options=options) as p:
         yield p
-    client = getattr(p.result, "client", None)
-    if client is not None:  # Dask: a worker that leaves later would have its work done again
-        client.cancel(p.result.futures)
-        client.close()
+    result: Any = p.result
+    if hasattr(result, "client"):  # Dask: work of a worker that leaves later would be repeated
+        result.client.cancel(result.futures)
+        result.client.close()
 
 
 def _dask_defaults() -> list[str]:

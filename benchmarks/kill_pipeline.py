@@ -8,6 +8,7 @@ of a run that was never killed.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -64,7 +65,7 @@ def kill_job(
     """Kills a job that turns `output` from what it is, or nothing, into something else.
 
     Returns:
-      kills that met the job running, outputs that were neither the old nor the new one, and
+      kills, which all met the job running, outputs that were neither the old nor the new one, and
       whether the rerun equals a run that was never killed.
     """
     rng = random.Random(seed)
@@ -76,15 +77,17 @@ def kill_job(
     seconds = undisturbed(mapping, new, flags)
     before, whole = digest(old), digest(new)
     met = torn = 0
-    for _ in range(kills):
-        process = start(mapping, output, flags)
-        time.sleep(rng.uniform(0, seconds))
+    while met < kills:
+        process, began = start(mapping, output, flags), time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.uniform(0, seconds))
+            seconds = min(seconds, time.monotonic() - began)  # it has ended: sooner next time
         met += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = digest(output)
         torn += found not in (before, whole)
-        if found != before:  # it was killed too late, or tore it: from the start again
+        if found != before:  # it had ended, or tore it: from the start again
             shutil.rmtree(output, ignore_errors=True)
             if old.exists():
                 shutil.copytree(old, output)
@@ -92,7 +95,7 @@ def kill_job(
     return {
         "benchmark": "kill_pipeline",
         "job": "append" if "--append" in flags else "build",
-        "kills_while_running": met,
+        "kills": met,
         "torn_outputs": torn,
         "rerun_equal": digest(output) == whole,
         "leftovers": len(list(output.parent.glob(f".{output.name}.*"))),
