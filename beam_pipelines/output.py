@@ -11,6 +11,7 @@ from typing import IO
 
 from beam_pipelines.errors import InputError
 
+_JOB_FILE = "job.json"  # says in a work folder what its content was made for
 WORK = "work"  # a folder in a new folder that a failure doesn't keep
 
 
@@ -104,18 +105,25 @@ def new_folder(
 
 
 @contextlib.contextmanager
-def new_file(output: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """A path that becomes `output` when the block succeeds, and a folder to work in."""
+def new_file(output: pathlib.Path, *, job: str) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """A path that becomes `output` when the block succeeds, and a folder to work in.
+
+    The folder outlives a failure: the same `job` finds in it what was finished before.
+    """
     if output.is_dir():
         raise InputError(f"output {output} is a folder; name a file in it.")
     unfinished, work = _sibling(output, "incomplete"), _sibling(output, "work")
     with _only_writer(output):
-        for leftover in (unfinished, work):
+        made_by = work / _JOB_FILE
+        if not made_by.is_file() or made_by.read_text(encoding="utf-8") != job:
+            _remove(work)
+            work.mkdir()
+            made_by.write_text(job, encoding="utf-8")
+        for leftover in (unfinished, *work.glob("error-*"), *work.glob("*.tmp")):
             _remove(leftover)
-        work.mkdir()
         try:
             yield unfinished, work
             os.replace(unfinished, output)
         finally:
-            for leftover in (unfinished, work):
-                _remove(leftover)
+            _remove(unfinished)
+        _remove(work)
