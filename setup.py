@@ -23,6 +23,7 @@ setup(
     package_data={
         "guim_tf.evaluation": ["*.html"],
         "guim_tf.benchmark": ["*.html"],
+        "guim_tf.inspection": ["*.html"],
         "serving": ["docker/*"],
     },
     install_requires=[

@@ -5,7 +5,7 @@ event, so that nothing sold for the first time later leaves a trace in a vocabul
 
 A vocabulary that goes on from an older one keeps every row of it: tokens that are new stand
 behind, in their own order; tokens that are no longer frequent enough stay known, and their rows
-are listed in `RETIRED_FILE`, for whoever wants to drop them from a table.
+are listed in `schema.RETIRED_FILE`, for whoever wants to drop them from a table.
 """
 
 import dataclasses
@@ -37,7 +37,6 @@ ATTRIBUTES = pa.schema(
 )
 FIELDS = ("category_id", "title")
 ROW_GROUP = 65_536  # rows of `items.parquet` that are read together
-RETIRED_FILE = "vocabularies/retired.json"
 _TITLES = 65_536  # tokenised at a time: what bounds memory
 _SPARE_WORDS = 4  # distinct words counted exactly, in multiples of the vocabulary's limit
 _SPARE_ROW = "\x1ahashed"  # begins the name of a row that words were hashed into; no word has it
@@ -265,7 +264,7 @@ def write_catalogue(
             "categories": [schema.FIRST_ROW + place for place in old_categories],
             "words": [1 + place for place in old_words],
         }
-        (folder / RETIRED_FILE).write_text(json.dumps(retired) + "\n", encoding="utf-8")
+        (folder / schema.RETIRED_FILE).write_text(json.dumps(retired) + "\n", encoding="utf-8")
 
     table = text.WordTable(
         str(folder / schema.VOCABULARY_FILES["words"]),

@@ -59,7 +59,7 @@ LAYERS = (
     ("encoders",),
     ("alignment",),
     ("evaluation",),
-    ("validation",),
+    ("validation", "inspection"),
     ("runs",),
     ("warm_start", "fitting"),
     ("training",),
