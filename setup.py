@@ -24,6 +24,7 @@ setup(
         "guim_tf.evaluation": ["*.html"],
         "guim_tf.benchmark": ["*.html"],
         "guim_tf.inspection": ["*.html"],
+        "beam_pipelines": ["docker/*"],
         "serving": ["docker/*"],
     },
     install_requires=[
