@@ -1,9 +1,8 @@
 """guim build-dataset: a raw log -> TFRecords, vocabularies, catalogue, schema and counters.
 
-The job runs in three pipelines. The first scans the sources, spills events by user partition and
-merges each partition; the second counts the items before the cut-off, which only the whole log
-decides; then the vocabularies are made, and the third writes the records. All of it happens in a
-hidden folder that takes the final name at the end.
+The job runs in two pipelines with the vocabularies between them. The first scans the sources,
+spills events by user partition, and merges and counts each partition; the second writes each
+shard's records. All of it happens in a hidden folder that takes the final name at the end.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -135,6 +134,8 @@ def _prepare(
         max_events_per_user=chosen.max_events_per_user,
         validation_share=chosen.validation_share,
         compression=chosen.compression,
+        as_of=chosen.as_of,
+        holdout_days=chosen.holdout_days,
         window=append,
         first_file=before.files,
         letters="events" if append is None else f"events-{append.name}",
@@ -160,23 +161,18 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
 
     first = min(merge["first"] for merge in merges if merge["events"])
     last = max(merge["last"] for merge in merges)
-    as_of = chosen.as_of
-    if as_of is None:
-        as_of = stages.as_of_after(last, chosen.holdout_days)
+    as_of = plan.cut_off(last)
     if first >= as_of:
         raise InputError(
             f"No event is before the cut-off {as_of} (the first is at {first}, the last at "
             f"{last}): nothing is left to learn from. Give a lower --holdout-days or a "
             "later --as-of."
         )
-    count = functools.partial(stages.count_partition, plan=plan, as_of=as_of)
-    run_each("Count", count, range(plan.partitions), options=options)
     with progress.stage("vocabularies", folder=plan.progress("vocabulary"), unit="items"):
         catalogue, vocabularies = _write_catalogue(job, items)
     actions = _actions(job)
     with progress.stage("write records", folder=plan.progress("write"), unit="events"):
-        encode = functools.partial(stages.encode_shard, plan=plan, actions=actions)
-        run_each("Encode", encode, range(plan.shards), options=options)
+        write_records(plan=plan, actions=actions, options=options)
     written = _read_json(plan, "encode")
 
     made = schema.Schema(
@@ -229,7 +225,7 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
 def read_and_group(
     inputs: Sequence[Source | stages.PastSequences], *, plan: stages.Plan, options: PipelineOptions
 ) -> None:
-    """First pipeline: sources -> compacted sequences, a file a partition."""
+    """First pipeline: sources -> compacted sequences and item counts, a file a partition."""
     with pipeline(options) as p:
         _ = (
             p
@@ -241,13 +237,15 @@ def read_and_group(
         )
 
 
-def run_each(
-    label: str, function: Callable[[int], int], numbers: Iterable[int], *, options: PipelineOptions
-) -> None:
-    """A pipeline that calls a function of each number: a partition, or a shard."""
+def write_records(*, plan: stages.Plan, actions: tuple[str, ...], options: PipelineOptions) -> None:
+    """Second pipeline: sequences -> TFRecords, a file of each split a shard."""
     with pipeline(options) as p:
-        numbered = p | "Numbers" >> beam.Create(list(numbers)) | "Spread" >> beam.Reshuffle()
-        _ = numbered | label >> beam.Map(function)
+        _ = (
+            p
+            | "Shards" >> beam.Create(list(range(plan.shards)))
+            | "Spread" >> beam.Reshuffle()
+            | "Encode" >> beam.Map(stages.encode_shard, plan=plan, actions=actions)
+        )
 
 
 # ------------------------------------------------------------------------------- between them

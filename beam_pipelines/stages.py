@@ -50,6 +50,8 @@ class Plan:
     max_events_per_user: int
     validation_share: float
     compression: str
+    as_of: int | None = None
+    holdout_days: int = 30
     partitions_per_shard: int = 1
     window: Window | None = None
     first_file: int = 0  # files that an older run has read already
@@ -68,6 +70,10 @@ class Plan:
     def progress(self, stage: str) -> pathlib.Path:
         return self.work / "progress" / stage
 
+    def cut_off(self, last_timestamp: int) -> int:
+        """The end of what may be learned from, given the log's last event."""
+        return as_of_after(last_timestamp, self.holdout_days) if self.as_of is None else self.as_of
+
     def sequences(self, partition: int) -> pathlib.Path:
         return self.work / f"sequences-{partition:05d}.arrow"
 
@@ -80,7 +86,7 @@ def partitions_per_shard(rows: int, *, shards: int) -> int:
 
 def as_of_after(last_timestamp: int, holdout_days: int) -> int:
     """Midnight UTC after the last event, minus the holdout."""
-    return (last_timestamp // 86_400 + 1 - holdout_days) * 86_400
+    return (last_timestamp // schema.DAY + 1 - holdout_days) * schema.DAY
 
 
 # ------------------------------------------------------------------------------- scan
@@ -93,8 +99,14 @@ class PastSequences:
     path: str
 
 
-def scan(element: tuple[int, Source | PastSequences], plan: Plan) -> list[tuple[int, str]]:
-    """Spills the events of one numbered input by partition: (partition, file) pairs."""
+Spilled = tuple[str, int]  # a file of events of one partition, and the input's last timestamp
+
+
+def scan(element: tuple[int, Source | PastSequences], plan: Plan) -> list[tuple[int, Spilled]]:
+    """Spills the events of one numbered input by partition.
+
+    Every input has something for each partition, so that each learns the log's last timestamp.
+    """
     number, source = element
     if isinstance(source, Source):
         return scan_source((number, source), plan)
@@ -106,11 +118,11 @@ def scan(element: tuple[int, Source | PastSequences], plan: Plan) -> list[tuple[
     return spill.files()
 
 
-def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, str]]:
+def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spilled]]:
     """Reads and validates one (number, source); spills its events by partition.
 
     Returns:
-      (partition, file) pairs. Beside them, `scan-<number>.json` says what the rows became,
+      as `scan`. Beside it, `scan-<number>.json` says what the rows became,
       `attributes-<number>.arrow` what the source says about items, and a file in
       `dead_letters/` holds the rows and the file that can't be used.
     """
@@ -160,7 +172,7 @@ class _Spill:
         self._paths = [
             plan.work / f"spill-{number:05d}-{part:05d}.arrow" for part in range(plan.partitions)
         ]
-        self.capped = 0
+        self.capped = self._last = 0
         self._waiting: list[pa.Table] = []
         self._files = contextlib.ExitStack()
 
@@ -175,11 +187,12 @@ class _Spill:
             self._flush()
         self._files.__exit__(*error)
 
-    def files(self) -> list[tuple[int, str]]:
-        """(partition, file) pairs, when all is written."""
-        return [(partition, str(path)) for partition, path in enumerate(self._paths)]
+    def files(self) -> list[tuple[int, Spilled]]:
+        """What there is for each partition, when all is written."""
+        return [(partition, (str(path), self._last)) for partition, path in enumerate(self._paths)]
 
     def add(self, events: pa.Table) -> None:
+        self._last = max(self._last, pc.max(events["timestamp"]).as_py() or 0)
         self._waiting.append(events)
         if sum(table.num_rows for table in self._waiting) >= self._plan.chunk_rows:
             self._flush()
@@ -195,12 +208,13 @@ class _Spill:
             writer.write_table(part)
 
 
-# ------------------------------------------------------------------------------- merge, count
+# ------------------------------------------------------------------------------- merge
 
 
-def merge_partition(element: tuple[int, Iterable[str]], plan: Plan) -> int:
-    """All spilled events of a partition -> one file of compacted sequences."""
-    partition, paths = element
+def merge_partition(element: tuple[int, Iterable[Spilled]], plan: Plan) -> int:
+    """All spilled events of a partition -> compacted sequences, and counts of their items."""
+    partition, spilled = element
+    paths, lasts = zip(*spilled, strict=True)
     waiting: list[pa.Table] = []
     rows, limit, capped = 0, COMPACT_ROWS, 0
     for path in sorted(paths):
@@ -229,17 +243,12 @@ def merge_partition(element: tuple[int, Iterable[str]], plan: Plan) -> int:
             "users": len(sequences.users_of(merged.events).ids),
         },
     )
-    progress.report(plan.progress("merge"), f"{partition:05d}", merged.events.num_rows)
-    return partition
-
-
-def count_partition(partition: int, plan: Plan, as_of: int) -> int:
-    """Counts the items of a partition before the cut-off, which the whole log decides."""
-    events = read_arrow(plan.sequences(partition))
+    as_of = plan.cut_off(max(lasts))
     with arrow_stream(plan.work / f"counts-{partition:05d}.arrow", vocabulary.COUNTS) as writer:
-        writer.write_table(vocabulary.count_items(events, as_of=as_of))
-    actions = vocabulary.actions_before(events, as_of=as_of)
+        writer.write_table(vocabulary.count_items(merged.events, as_of=as_of))
+    actions = vocabulary.actions_before(merged.events, as_of=as_of)
     write_json(plan.work / f"actions-{partition:05d}.json", {"actions": actions})
+    progress.report(plan.progress("merge"), f"{partition:05d}", merged.events.num_rows)
     return partition
 
 

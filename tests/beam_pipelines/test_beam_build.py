@@ -187,8 +187,9 @@ def test_a_scan_spills_at_most_the_cap_of_each_chunk(write_log, tmp_path):
         compression="",
     )
     plan.work.mkdir()
-    [(_, spill)] = stages.scan_source((0, Source(str(tmp_path / "events.csv"), 0)), plan)
+    [(_, (spill, last))] = stages.scan_source((0, Source(str(tmp_path / "events.csv"), 0)), plan)
     assert read_arrow(pathlib.Path(spill)).num_rows == 10
+    assert last == T0 + 1999
     assert json.loads((plan.work / "scan-00000.json").read_text())["capped"] == 1990
 
 
