@@ -69,7 +69,8 @@ def embed_items(
     groups = pq.read_metadata(dataset / schema.ITEMS_FILE).num_row_groups
     inputs = [(str(dataset / schema.ITEMS_FILE), group) for group in range(groups)]
     job = _Job(str(path), "encode_items", "item_embedding", "item_id", batch_size)
-    return _run(job, inputs, pathlib.Path(output), "embed items", pipeline_options)
+    rows = pq.read_metadata(dataset / schema.ITEMS_FILE).num_rows
+    return _run(job, inputs, pathlib.Path(output), "embed items", rows, pipeline_options)
 
 
 def embed_users(
@@ -110,7 +111,9 @@ def embed_users(
         as_of=found.as_of if as_of is None else as_of,
         compression=found.compression,
     )
-    return _run(job, shards, pathlib.Path(output), "embed users", pipeline_options)
+    counters = json.loads((dataset / schema.COUNTERS_FILE).read_text(encoding="utf-8"))
+    rows = sum(counters["users"].values())
+    return _run(job, shards, pathlib.Path(output), "embed users", rows, pipeline_options)
 
 
 # ------------------------------------------------------------------------------- the model
@@ -157,8 +160,8 @@ class _Job:
     work: str = ""
 
 
-def _read_chunks(element: tuple[int, tuple[str, int]], job: _Job) -> Iterator[Chunk]:
-    """(number, input) -> its chunks that are not written yet.
+def _read_chunks(element: tuple[int, tuple[str, int]], job: _Job) -> Iterator[list[Chunk]]:
+    """(number, input) -> its chunks that are not written yet, each as a batch for the handler.
 
     A wrong input is left as a message, to be raised where a runner doesn't wrap it in its own
     errors.
@@ -170,7 +173,7 @@ def _read_chunks(element: tuple[int, tuple[str, int]], job: _Job) -> Iterator[Ch
         for number, (ids, lengths, inputs) in enumerate(read(job, source)):
             chunk = Chunk(part, number, ids, lengths, inputs)
             if not (work / chunk.name).is_file():
-                yield chunk
+                yield [chunk]
             done += len(ids)
             progress.report(work / "progress", f"{part:05d}", done)
     except InputError as e:
@@ -238,6 +241,7 @@ def _run(
     inputs: list[tuple[str, int]],
     output: pathlib.Path,
     label: str,
+    rows: int,
     pipeline_options: Sequence[str],
 ) -> EmbedResult:
     if job.batch_size < 1:
@@ -258,12 +262,18 @@ def _run(
                 | "Parts" >> beam.Create(list(enumerate(inputs)))
                 | "Spread" >> beam.Reshuffle()
                 | "Read" >> beam.FlatMap(_read_chunks, job=job)
-                | "Encode" >> RunInference(handler)
+                | "Encode" >> RunInference(handler.with_no_batching())
                 | "Write" >> beam.Map(_write_chunk, job=job)
             )
         for error in sorted(work.glob("error-*")):
             raise InputError(error.read_text(encoding="utf-8"))
-        return _join_chunks(sorted(work.glob("part-*.parquet")), unfinished, output)
+        result = _join_chunks(sorted(work.glob("part-*.parquet")), unfinished, output)
+        if result.rows != rows:
+            raise RuntimeError(
+                f"{result.rows:,} vectors were written for {rows:,} rows: the runner lost some, or "
+                f"{output.parent} is not one folder for all workers."
+            )
+        return result
 
 
 def _fingerprint(job: _Job, inputs: list[tuple[str, int]]) -> str:

@@ -44,6 +44,9 @@ class Encoded:
 class SavedModelHandler(ModelHandler[Chunk, Encoded, "LoadedSignature"]):
     """Loads a SavedModel once a process and calls one of its signatures.
 
+    Use it `with_no_batching()`, on lists of one chunk: a chunk is a batch already, and Dask's
+    runner silently drops what Beam's own batching still holds when a task ends.
+
     Args:
       path: the SavedModel folder.
       signature: its name.
@@ -52,7 +55,7 @@ class SavedModelHandler(ModelHandler[Chunk, Encoded, "LoadedSignature"]):
     """
 
     def __init__(self, path: str, *, signature: str, output: str, batch_size: int) -> None:
-        super().__init__(min_batch_size=1, max_batch_size=1)  # a chunk is a batch of rows already
+        super().__init__()
         self._path, self._signature, self._output = path, signature, output
         self._batch_size = batch_size
 

@@ -1,7 +1,8 @@
 """Counts and attributes of items -> vocabularies and the catalogue `items.parquet`.
 
 Only events before `as_of` count. Words and categories come from the items that have such an
-event, so that nothing sold for the first time later leaves a trace in a vocabulary.
+event, so that nothing sold for the first time later leaves a trace in a vocabulary; the title and
+the category of an item are the latest of the whole log.
 
 A vocabulary that goes on from an older one keeps every row of it: tokens that are new stand
 behind, in their own order; tokens that are no longer frequent enough stay known, and their rows

@@ -237,3 +237,22 @@ def test_chunks_of_another_job_are_not_used(dataset, item_model, tmp_path, encod
     encoded.fail = False
     assert embed_items(**job, batch_size=3).rows == 7  # another batch size: other chunks
     assert len(encoded) == 2 + 3
+
+
+def test_a_cluster_makes_the_same_vectors(dataset, item_model, tmp_path):
+    pytest.importorskip("distributed")
+    job = {"model": item_model, "dataset": dataset, "batch_size": 1}
+    one = embed_items(**job, output=tmp_path / "one.parquet")
+    flags = ["--runner=DaskRunner"]
+    other = embed_items(**job, output=tmp_path / "other.parquet", pipeline_options=flags)
+    assert pq.read_table(one.output).equals(pq.read_table(other.output))
+
+
+def test_rows_that_a_runner_loses_fail_the_job(dataset, item_model, tmp_path, monkeypatch):
+    write = embed._write_chunk
+    monkeypatch.setattr(embed, "_write_chunk", lambda e, job: e.chunk.number and write(e, job))
+    monkeypatch.setattr(embed, "CHUNK_BATCHES", 1)
+    job = {"model": item_model, "dataset": dataset, "output": tmp_path / "items.parquet"}
+    with pytest.raises(RuntimeError, match="4 vectors were written for 7 rows"):
+        embed_items(**job, batch_size=3)
+    assert not (tmp_path / "items.parquet").exists()
