@@ -112,7 +112,7 @@ def embed_users(
         compression=found.compression,
     )
     counters = json.loads((dataset / schema.COUNTERS_FILE).read_text(encoding="utf-8"))
-    rows = sum(counters["users"].values())
+    rows = sum(shard["records"] for shard in counters["shards"])
     return _run(job, shards, pathlib.Path(output), "embed users", rows, pipeline_options)
 
 

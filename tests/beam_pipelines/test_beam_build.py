@@ -366,6 +366,18 @@ def test_an_interrupted_run_leaves_nothing_and_its_leftovers_go(write_log, tmp_p
     assert not (result.output / "train/old").exists()
 
 
+def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path):
+    """The kill came after the old one was moved aside, before the new one took its name."""
+    output = tmp_path / "ds"
+    build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=output, holdout_days=0)
+    output.rename(tmp_path / ".ds.old")
+    (tmp_path / ".ds.incomplete-123").mkdir()
+    with pytest.raises(ValueError, match="holds no event"):
+        build_dataset(mapping_file=write_log(), output=output)
+    assert schema.read_vocabulary(output / "vocabularies/items.tsv")[0] == ["x"]
+    assert hidden(output) == []
+
+
 def test_a_folder_that_is_no_data_set_is_not_replaced(write_log, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").touch()
