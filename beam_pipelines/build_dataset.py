@@ -27,7 +27,13 @@ from beam_pipelines.counters import Counters
 from beam_pipelines.errors import InputError
 from beam_pipelines.events import Window, mapped_columns
 from beam_pipelines.files import read_arrow
-from beam_pipelines.history import History, attributes_of, parse_day, sequences_of
+from beam_pipelines.history import (
+    History,
+    attributes_of,
+    parse_day,
+    refuse_replacing,
+    sequences_of,
+)
 from beam_pipelines.output import new_folder
 from beam_pipelines.readers import Source
 from beam_pipelines.runner import make_options, pipeline
@@ -60,7 +66,8 @@ def build_dataset(
 
     Args:
       mapping_file: JSON that says which columns of which files hold what (`Mapping`).
-      output: the folder; an older data set of that name is replaced when this one is complete.
+      output: the folder; an older data set of that name is replaced when this one is complete,
+        unless it was made of days that were added.
       append: the day that is added to `output`, or that begins it; no row of an older vocabulary
         changes its meaning. The item and label tables are those of the mapping, read anew.
       pipeline_options: Beam's own flags; the runner is `FnApiRunner` unless they name one.
@@ -116,7 +123,9 @@ def _prepare(
 ) -> _Job:
     past, history, rows = None, None, estimate_rows(sources)
     before = History()
-    if append is not None:
+    if append is None:
+        refuse_replacing(output)
+    else:
         before = History.load(output)
         files = len({source.index for source in sources})
         history = before.add(append.name, files=files, settings=chosen)

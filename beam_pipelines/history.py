@@ -79,6 +79,16 @@ class History:
         write_json(folder / _FILE, dataclasses.asdict(self))
 
 
+def refuse_replacing(dataset: pathlib.Path) -> None:
+    """Raises where days were added to a data set: their logs may be gone."""
+    if (dataset / FOLDER).is_dir():
+        days = History.load(dataset).days
+        raise InputError(
+            f"{dataset} holds {len(days)} days that were added, the last {days[-1]}. Add one more "
+            "with --append day=..., name another folder, or remove this one."
+        )
+
+
 def sequences_of(dataset: pathlib.Path) -> list[PastSequences]:
     """The sequences of the days before, as inputs of a scan."""
     files = sorted((dataset / FOLDER).glob("sequences-*.arrow"))

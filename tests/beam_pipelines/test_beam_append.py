@@ -204,6 +204,8 @@ def test_a_day_that_can_not_be_added_leaves_the_data_set_alone(mapping, tmp_path
         build_dataset(**second, **SETTINGS | {"max_events_per_user": 5})
     with pytest.raises(ValueError, match="files are|rows are unusable"):
         build_dataset(**second, **SETTINGS | {"max_dead_share": 0})
+    with pytest.raises(ValueError, match="holds 1 days that were added, the last 2023-11-15"):
+        build_dataset(mapping_file=mapping, output=output, **SETTINGS)
     assert counters(output) == before
 
     build_dataset(mapping_file=mapping, output=tmp_path / "plain", **SETTINGS)
