@@ -12,6 +12,7 @@ VERSION = re.search(
 assert VERSION
 
 # The web page of `guim explore`: 200 MB that no server and no training needs.
+DASK = "apache-beam[dask]>=2.77,<3"  # the distributed engine that is tested
 EXPLORE = [
     "dash>=4,<5",  # brings its JavaScript: nothing is fetched when the page is shown
     "plotly>=6,<8",  # the map
@@ -31,6 +32,8 @@ setup(
     package_data={
         "guim_tf.evaluation": ["*.html"],
         "guim_tf.benchmark": ["*.html"],
+        "guim_tf.inspection": ["*.html"],
+        "beam_pipelines": ["docker/*"],
         "serving": ["docker/*", "README.md", "explore/assets/*"],
     },
     install_requires=[
@@ -55,14 +58,17 @@ setup(
     ],
     extras_require={
         "explore": EXPLORE,
+        "dask": [DASK],
         "dev": [
             *EXPLORE,
+            DASK,
             "playwright>=1.40",  # drives the page in the system's Chromium; downloads none
             "pytest>=8",
             "pytest-xdist>=3.6",  # most tests keep one core busy: two processes take half the time
             "pytest-timeout>=2.3",  # a server test that hangs must fail
-            "hypothesis>=6.100",  # requests that nobody thought of
+            "hypothesis>=6.100",  # requests and logs that nobody thought of
             "trustme>=1.1",  # certificates for tests, made on the spot
+            "polars>=1.30",  # the yardstick of benchmarks/pipeline.py
             "ruff>=0.5",
             "mypy>=1.10",
         ],

@@ -2,11 +2,10 @@
 
 The job runs in two pipelines with the vocabularies between them. The first scans the sources,
 spills events by user partition, and merges and counts each partition; the second writes each
-partition's records. All of it happens in a hidden folder that takes the final name at the end.
+shard's records. All of it happens in a hidden folder that takes the final name at the end.
 """
 
 import argparse
-import collections
 import dataclasses
 import functools
 import json
@@ -22,20 +21,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipelines import counters as accounts
 from beam_pipelines import progress, stages, vocabulary
+from beam_pipelines.counters import Counters
 from beam_pipelines.errors import InputError
-from beam_pipelines.events import mapped_columns
-from beam_pipelines.output import KeepFailed, failed_folder, new_folder
-from beam_pipelines.readers import Source, check_columns, find_files, find_sources
-from beam_pipelines.runner import make_options
+from beam_pipelines.events import Window, mapped_columns
+from beam_pipelines.files import read_arrow
+from beam_pipelines.history import (
+    History,
+    attributes_of,
+    parse_day,
+    refuse_replacing,
+    sequences_of,
+)
+from beam_pipelines.output import new_folder
+from beam_pipelines.readers import Source
+from beam_pipelines.runner import make_options, pipeline
 from beam_pipelines.settings import Settings, add_arguments, from_arguments
+from beam_pipelines.sources import check_columns, estimate_rows, find_files, find_sources
 from beam_pipelines.summary import print_summary
 from beam_pipelines.tables import Table, read_tables
 from guim_tf import schema
 from guim_tf.mapping import Mapping
 from guim_tf.strict_json import load
-
-Counters = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,71 +58,119 @@ def build_dataset(
     *,
     mapping_file: str | pathlib.Path,
     output: str | pathlib.Path,
+    append: Window | None = None,
     pipeline_options: Sequence[str] = (),
     **settings: Any,
 ) -> BuildResult:
-    """Builds a data set folder from a log.
+    """Builds a data set folder from a log, or adds a day of the log to one.
 
     Args:
       mapping_file: JSON that says which columns of which files hold what (`Mapping`).
-      output: the folder; an older data set of that name is replaced when this one is complete.
+      output: the folder; an older data set of that name is replaced when this one is complete,
+        unless it was made of days that were added.
+      append: the day that is added to `output`, or that begins it; no row of an older vocabulary
+        changes its meaning. The item and label tables are those of the mapping, read anew.
       pipeline_options: Beam's own flags; the runner is `FnApiRunner` unless they name one.
       **settings: fields of `Settings`.
 
     Raises:
       ValueError: bad settings or input: a missing file or column, an empty log, too many dead
-        letters (which then stay in `.<name>.failed` beside the output).
+        letters (which then stay in `.<name>.failed` beside the output), a day that can't be added.
     """
     chosen = Settings(**settings)
     options = make_options(pipeline_options)
     mapping = load(Mapping, mapping_file)
     base, output = pathlib.Path(mapping_file).resolve().parent, pathlib.Path(output).resolve()
-    files = _check_input(mapping, base)
+    sources = _check_input(mapping, base)
     with new_folder(output, is_ours=lambda path: (path / schema.SCHEMA_FILE).is_file()) as folder:
-        plan = stages.Plan(
-            folder=folder,
-            events=mapping.events,
-            shards=chosen.shards,
-            max_events_per_user=chosen.max_events_per_user,
-            validation_share=chosen.validation_share,
-            compression=chosen.compression,
-        )
-        plan.work.mkdir()
-        counters = _build(plan, mapping, base, find_sources(files), chosen, options, output)
-        shutil.rmtree(plan.work)
+        job = _prepare(folder, mapping, sources, chosen, append, output)
+        job.plan.work.mkdir()
+        counters = _build(job, mapping, base, options)
+        shutil.rmtree(job.plan.work)
     return BuildResult(output, counters)
 
 
-def _check_input(mapping: Mapping, base: pathlib.Path) -> list[str]:
-    """The event files; raises before anything runs when a file or mapped column is missing."""
-    for table in (mapping.labels, mapping.items, mapping.events):
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What is built from what. `past` is an older data set, `history` that of the new one."""
+
+    plan: stages.Plan
+    sources: list[Source]
+    settings: Settings
+    output: pathlib.Path
+    past: pathlib.Path | None
+    history: History | None
+
+
+def _check_input(mapping: Mapping, base: pathlib.Path) -> list[Source]:
+    """The event sources; raises before anything runs when a file or mapped column is missing."""
+    for table in (mapping.labels, mapping.items):
         if table is not None:
-            files = find_files(table.files, base=base)
             columns, ids = mapped_columns(table)
-            check_columns(files, columns, ids=ids)
-    return files
+            for path in find_files(table.files, base=base):
+                check_columns(path, columns, ids=ids)
+    columns, ids = mapped_columns(mapping.events)
+    return find_sources(find_files(mapping.events.files, base=base), columns, ids=ids)
 
 
-def _build(
-    plan: stages.Plan,
+def _prepare(
+    folder: pathlib.Path,
     mapping: Mapping,
-    base: pathlib.Path,
     sources: list[Source],
     chosen: Settings,
-    options: PipelineOptions,
+    append: Window | None,
     output: pathlib.Path,
-) -> Counters:
-    with progress.stage("read and validate", folder=plan.progress("read"), unit="rows"):
-        read_and_group(sources, plan=plan, settings=chosen, options=options)
-    items, labels = read_tables(mapping, base=base, folder=plan.folder)
-    counters, last = _count_rows(plan, len(sources), items, labels)
-    _refuse_dead(counters, chosen.max_dead_share, plan.folder, output)
+) -> _Job:
+    past, history, rows = None, None, estimate_rows(sources)
+    before = History()
+    if append is None:
+        refuse_replacing(output)
+    else:
+        before = History.load(output)
+        files = len({source.index for source in sources})
+        history = before.add(append.name, files=files, settings=chosen)
+    if before.days:
+        past = output
+        rows += accounts.read(output)["events"]["written"]
+        for letters in (output / schema.DEAD_LETTERS).glob("events-*"):
+            (folder / schema.DEAD_LETTERS).mkdir(exist_ok=True)
+            shutil.copy(letters, folder / schema.DEAD_LETTERS)
+    plan = stages.Plan(
+        folder=folder,
+        events=mapping.events,
+        shards=chosen.shards,
+        partitions_per_shard=stages.partitions_per_shard(rows, shards=chosen.shards),
+        max_events_per_user=chosen.max_events_per_user,
+        validation_share=chosen.validation_share,
+        compression=chosen.compression,
+        as_of=chosen.as_of,
+        holdout_days=chosen.holdout_days,
+        window=append,
+        first_file=before.files,
+        letters="events" if append is None else f"events-{append.name}",
+    )
+    return _Job(plan, sources, chosen, output, past, history)
 
+
+def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOptions) -> Counters:
+    plan, chosen = job.plan, job.settings
+    inputs = [*job.sources, *(sequences_of(job.past) if job.past else ())]
+    with progress.stage("read and validate", folder=plan.progress("read"), unit="rows"):
+        read_and_group(inputs, plan=plan, options=options)
+    items, labels = read_tables(mapping, base=base, folder=plan.folder)
+    counters = _count_rows(plan, items, labels)
+    accounts.refuse_dead(counters, chosen.max_dead_share, plan.folder, job.output)
     merges = _read_json(plan, "merge")
-    as_of = chosen.as_of
-    if as_of is None:
-        as_of = stages.as_of_after(last, chosen.holdout_days)
+    if job.past is not None:
+        before = accounts.read(job.past)
+        counted = {name: before[name] for name in ("files", "rows")}
+        counted["events"] = {name: before["events"][name] for name in ("kept", "capped")}
+        counters |= accounts.add(counted, {name: counters[name] for name in counted})
+    accounts.refuse_empty(counters)
+
     first = min(merge["first"] for merge in merges if merge["events"])
+    last = max(merge["last"] for merge in merges)
+    as_of = plan.cut_off(last)
     if first >= as_of:
         raise InputError(
             f"No event is before the cut-off {as_of} (the first is at {first}, the last at "
@@ -122,8 +178,8 @@ def _build(
             "later --as-of."
         )
     with progress.stage("vocabularies", folder=plan.progress("vocabulary"), unit="items"):
-        catalogue, vocabularies = _write_catalogue(plan, sources, items, chosen)
-    actions = tuple(sorted({a for each in _read_json(plan, "actions") for a in each["actions"]}))
+        catalogue, vocabularies = _write_catalogue(job, items)
+    actions = _actions(job)
     with progress.stage("write records", folder=plan.progress("write"), unit="events"):
         write_records(plan=plan, actions=actions, options=options)
     written = _read_json(plan, "encode")
@@ -158,13 +214,16 @@ def _build(
         "vocabularies": {
             name: getattr(vocabularies, name).size for name in ("items", "categories", "words")
         },
+        "word_count_error": vocabularies.word_count_error,
         "time": {"first": first, "last": last, "as_of": as_of},
         "shards": shards,
     }
-    check_counters(counters, users=sum(merge["users"] for merge in merges))
+    accounts.check_counters(counters, users=sum(merge["users"] for merge in merges))
     if labels is not None:
         pq.write_table(labels.rows, plan.folder / schema.LABELS_FILE)
-    _write_counters(plan.folder, counters)
+    accounts.write(plan.folder, counters)
+    if job.history is not None:
+        job.history.save(plan, _attributes(job))
     made.save(plan.folder)
     return counters
 
@@ -173,64 +232,77 @@ def _build(
 
 
 def read_and_group(
-    sources: list[Source], *, plan: stages.Plan, settings: Settings, options: PipelineOptions
+    inputs: Sequence[Source | stages.PastSequences], *, plan: stages.Plan, options: PipelineOptions
 ) -> None:
     """First pipeline: sources -> compacted sequences and item counts, a file a partition."""
-    with beam.Pipeline(options=options) as p:
-        merged = (
+    with pipeline(options) as p:
+        _ = (
             p
-            | "Sources" >> beam.Create(list(enumerate(sources)))
+            | "Sources" >> beam.Create(list(enumerate(inputs)))
             | "Spread" >> beam.Reshuffle()
-            | "Scan" >> beam.FlatMap(stages.scan_source, plan=plan)
+            | "Scan" >> beam.FlatMap(stages.scan, plan=plan)
             | "GroupByPartition" >> beam.GroupByKey()
             | "Merge" >> beam.Map(stages.merge_partition, plan=plan)
-        )
-        last = merged | "Times" >> beam.Values() | "Last" >> beam.CombineGlobally(stages.latest)
-        _ = merged | "Count" >> beam.Map(
-            stages.count_partition,
-            last_timestamp=beam.pvalue.AsSingleton(last),
-            plan=plan,
-            as_of=settings.as_of,
-            holdout_days=settings.holdout_days,
         )
 
 
 def write_records(*, plan: stages.Plan, actions: tuple[str, ...], options: PipelineOptions) -> None:
-    """Second pipeline: sequences -> TFRecords, a shard of each split a partition."""
-    with beam.Pipeline(options=options) as p:
+    """Second pipeline: sequences -> TFRecords, a file of each split a shard."""
+    with pipeline(options) as p:
         _ = (
             p
-            | "Partitions" >> beam.Create(list(range(plan.shards)))
+            | "Shards" >> beam.Create(list(range(plan.shards)))
             | "Spread" >> beam.Reshuffle()
-            | "Encode" >> beam.Map(stages.encode_partition, plan=plan, actions=actions)
+            | "Encode" >> beam.Map(stages.encode_shard, plan=plan, actions=actions)
         )
 
 
 # ------------------------------------------------------------------------------- between them
 
 
-def _write_catalogue(
-    plan: stages.Plan, sources: list[Source], items: Table | None, chosen: Settings
-) -> tuple[pa.Table, vocabulary.Vocabularies]:
-    counts = vocabulary.add_counts(
-        [
-            stages.read_arrow(plan.work / f"counts-{partition:05d}.arrow")
-            for partition in range(plan.shards)
-        ]
-    )
-    attributes = functools.reduce(
-        lambda a, b: vocabulary.latest(pa.concat_tables([a, b])),
+def _write_catalogue(job: _Job, items: Table | None) -> tuple[pa.Table, vocabulary.Vocabularies]:
+    plan = job.plan
+    counts = functools.reduce(
+        lambda a, b: vocabulary.add_counts([a, b]),
         (
-            stages.read_arrow(plan.work / f"attributes-{number:05d}.arrow")
-            for number in range(len(sources))
+            read_arrow(plan.work / f"counts-{partition:05d}.arrow")
+            for partition in range(plan.partitions)
         ),
     )
     catalogue = vocabulary.join_catalogue(
-        counts, attributes=attributes, item_table=items.rows if items else None
+        counts, attributes=_attributes(job), item_table=items.rows if items else None
     )
     progress.report(plan.progress("vocabulary"), "0", catalogue.num_rows)
-    made = vocabulary.write_catalogue(catalogue, folder=plan.folder, limits=chosen.limits)
+    made = vocabulary.write_catalogue(
+        catalogue,
+        folder=plan.folder,
+        limits=job.settings.limits,
+        past=_past_vocabularies(job),
+    )
     return catalogue, made
+
+
+def _past_vocabularies(job: _Job) -> vocabulary.PastTokens | None:
+    if job.history is None:
+        return None
+    return vocabulary.PastTokens.load(job.past) if job.past else vocabulary.PastTokens()
+
+
+def _attributes(job: _Job) -> pa.Table:
+    """The latest attributes of all items of the log and of the days before."""
+    tables = (read_arrow(path) for path in sorted(job.plan.work.glob("attributes-*.arrow")))
+    return functools.reduce(
+        lambda a, b: vocabulary.latest(pa.concat_tables([a, b])),
+        tables,
+        attributes_of(job.past) if job.past else vocabulary.ATTRIBUTES.empty_table(),
+    )
+
+
+def _actions(job: _Job) -> tuple[str, ...]:
+    """The action types before the cut-off, behind those that have a row already."""
+    old = schema.Schema.load(job.past).actions if job.past else ()
+    found = {action for each in _read_json(job.plan, "actions") for action in each["actions"]}
+    return (*old, *sorted(found - set(old)))
 
 
 def _read_json(plan: stages.Plan, name: str) -> list[dict[str, Any]]:
@@ -240,85 +312,15 @@ def _read_json(plan: stages.Plan, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _count_rows(
-    plan: stages.Plan, sources: int, items: Table | None, labels: Table | None
-) -> tuple[Counters, int]:
-    """What the rows became, and the last timestamp; raises what a scan could not read."""
-    scans = _read_json(plan, "scan")
-    assert len(scans) == sources
-    for scan in scans:
-        if scan["error"]:
-            raise InputError(scan["error"])
-    rows: Counters = {"read": 0, "kept": 0}
-    reasons: dict[str, collections.Counter[str]] = {
-        "filtered": collections.Counter({each.reason: 0 for each in plan.events.filters}),
-        "dead": collections.Counter(),
-    }
-    for scan in scans:
-        for name in ("read", "kept"):
-            rows[name] += scan[name]
-        for name, counter in reasons.items():
-            counter.update(scan[name])
-    rows |= {name: dict(counter) for name, counter in reasons.items()}
-    counters: Counters = {"rows": rows}
-    counters |= {
+def _count_rows(plan: stages.Plan, items: Table | None, labels: Table | None) -> Counters:
+    """What the rows of the log and of the tables became."""
+    filters = [each.reason for each in plan.events.filters]
+    counters = accounts.count_rows(_read_json(plan, "scan"), filters=filters)
+    return counters | {
         name: table.counters
         for name, table in (("item_rows", items), ("label_rows", labels))
         if table is not None
     }
-    counters["events"] = {"kept": rows["kept"], "capped": sum(scan["capped"] for scan in scans)}
-    return counters, max((scan["last"] for scan in scans), default=0)
-
-
-def _refuse_dead(
-    counters: Counters, max_dead_share: float, folder: pathlib.Path, output: pathlib.Path
-) -> None:
-    """Raises when too many rows are unusable, or none is left."""
-    for name in ("rows", "item_rows", "label_rows"):
-        rows = counters.get(name, {"read": 0, "dead": {}})
-        dead = sum(rows["dead"].values())
-        if dead > max_dead_share * rows["read"]:
-            shutil.rmtree(folder / "work")
-            _write_counters(folder, counters)
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in rows["dead"].items())
-            raise KeepFailed(
-                f"{dead:,} of {rows['read']:,} {name.replace('_', ' ')} are unusable "
-                f"({dead / rows['read']:.2%}, more than max_dead_share = {max_dead_share:.2%}): "
-                f"{reasons}. See them in {failed_folder(output) / schema.DEAD_LETTERS}, and mend "
-                "the log or the mapping, or raise --max-dead-share."
-            )
-    if not counters["rows"]["kept"]:
-        read = counters["rows"]["read"]
-        raise InputError(
-            f"The log holds no event: {read:,} rows read, "
-            f"{sum(counters['rows']['filtered'].values()):,} filtered, "
-            f"{sum(counters['rows']['dead'].values()):,} unusable. "
-            "Check the files and the filters of the mapping."
-        )
-
-
-def check_counters(counters: Counters, *, users: int) -> None:
-    """Raises `RuntimeError` when a row, an event or a user is not accounted for."""
-    rows, events = counters["rows"], counters["events"]
-    sums = {
-        "rows read = kept + filtered + dead": (
-            rows["read"],
-            rows["kept"] + sum(rows["filtered"].values()) + sum(rows["dead"].values()),
-        ),
-        "events kept = duplicates + capped + written": (
-            events["kept"],
-            events["duplicates"] + events["capped"] + events["written"],
-        ),
-        "users = records": (users, sum(shard["records"] for shard in counters["shards"])),
-    }
-    wrong = [f"{name}: {a} != {b}" for name, (a, b) in sums.items() if a != b]
-    if wrong:
-        raise RuntimeError("The counters don't add up, so rows were lost: " + "; ".join(wrong))
-
-
-def _write_counters(folder: pathlib.Path, counters: Counters) -> None:
-    text = json.dumps(counters, indent=2, ensure_ascii=False) + "\n"
-    (folder / schema.COUNTERS_FILE).write_text(text, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------- command line
@@ -326,6 +328,7 @@ def _write_counters(folder: pathlib.Path, counters: Counters) -> None:
 EXAMPLES = """examples:
   guim build-dataset --mapping data/online_retail/mapping.json --output datasets/online_retail
   guim build-dataset --mapping m.json --output ds --as-of 2011-11-10 --shards 16 --compression GZIP
+  guim build-dataset --mapping m.json --output ds --append day=2011-11-10
   guim build-dataset --mapping m.json --output ds --direct_running_mode=multi_processing \\
       --direct_num_workers=8
 
@@ -345,12 +348,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mapping", required=True, help="the mapping file (JSON) of the log")
     parser.add_argument("--output", required=True, help="the data set folder to write")
+    parser.add_argument(
+        "--append",
+        type=parse_day,
+        metavar="day=DATE",
+        help="add the events of this day (UTC) to the data set, which may not exist yet",
+    )
     add_arguments(parser)
     arguments, beam_flags = parser.parse_known_args(argv)
     try:
         result = build_dataset(
             mapping_file=arguments.mapping,
             output=arguments.output,
+            append=arguments.append,
             pipeline_options=beam_flags,
             **dataclasses.asdict(from_arguments(arguments)),
         )

@@ -1,29 +1,34 @@
 """guim embed-items, guim embed-users: an exported model over a data set -> a file of vectors.
 
-Each worker loads the SavedModel once and writes a Parquet part; the parts become one file that
-takes its name when it is complete. Rows keep the order of the catalogue or of the shards.
+Each worker loads the SavedModel once and writes chunks of rows as Parquet; the chunks become one
+file that takes its name when it is complete. Rows keep the order of the catalogue or of the
+shards. A job that was interrupted goes on with the chunks that are missing.
 """
 
 import argparse
 import dataclasses
+import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from apache_beam.ml.inference.base import RunInference
 
 from beam_pipelines import progress
 from beam_pipelines.errors import InputError
+from beam_pipelines.inference import Chunk, Encoded, SavedModelHandler, check_signature
 from beam_pipelines.output import new_file
-from beam_pipelines.runner import make_options
+from beam_pipelines.runner import make_options, pipeline
 from beam_pipelines.settings import parse_time
 from guim_tf import schema
 
+CHUNK_BATCHES = 8  # batches in which rows are sorted by length, and written together
 INTERESTS = b"interests"  # metadata of a file of user vectors: C, and d below
 DIMENSION = b"dimension"
 
@@ -64,7 +69,8 @@ def embed_items(
     groups = pq.read_metadata(dataset / schema.ITEMS_FILE).num_row_groups
     inputs = [(str(dataset / schema.ITEMS_FILE), group) for group in range(groups)]
     job = _Job(str(path), "encode_items", "item_embedding", "item_id", batch_size)
-    return _run(job, inputs, pathlib.Path(output), "embed items", pipeline_options)
+    rows = pq.read_metadata(dataset / schema.ITEMS_FILE).num_rows
+    return _run(job, inputs, pathlib.Path(output), "embed items", rows, pipeline_options)
 
 
 def embed_users(
@@ -105,7 +111,9 @@ def embed_users(
         as_of=found.as_of if as_of is None else as_of,
         compression=found.compression,
     )
-    return _run(job, shards, pathlib.Path(output), "embed users", pipeline_options)
+    counters = json.loads((dataset / schema.COUNTERS_FILE).read_text(encoding="utf-8"))
+    rows = sum(shard["records"] for shard in counters["shards"])
+    return _run(job, shards, pathlib.Path(output), "embed users", rows, pipeline_options)
 
 
 # ------------------------------------------------------------------------------- the model
@@ -135,26 +143,12 @@ def _matching_model(
     return path, found
 
 
-def _load_signature(path: str, name: str) -> tuple[Any, Callable[..., dict[str, Any]]]:
-    """The model and one of its signatures; the model must outlive the signature's use."""
-    import tensorflow as tf
-    import tensorflow_text  # noqa: F401  registers the ops of the tokeniser
-
-    loaded = tf.saved_model.load(path)
-    if name not in loaded.signatures:
-        raise InputError(
-            f"The model {path} has no signature {name!r}; it has "
-            f"{', '.join(sorted(loaded.signatures)) or 'none'}."
-        )
-    return loaded, loaded.signatures[name]
-
-
 # ------------------------------------------------------------------------------- workers
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What every worker must know. Parts go to `work`."""
+    """What every worker must know. Chunks go to `work`."""
 
     model: str
     signature: str
@@ -166,54 +160,56 @@ class _Job:
     work: str = ""
 
 
-class _Encode(beam.DoFn):
-    """(number, input) -> a Parquet part; a wrong input is returned as a message, not raised."""
+def _read_chunks(element: tuple[int, tuple[str, int]], job: _Job) -> Iterator[list[Chunk]]:
+    """(number, input) -> its chunks that are not written yet, each as a batch for the handler.
 
-    def __init__(self, job: _Job) -> None:
-        self._job = job
-        self._model: tuple[Any, Callable[..., dict[str, Any]]] | None = None
-
-    def process(self, element: tuple[int, tuple[str, int]]) -> Iterator[int]:
-        number, part = element
-        read = _item_batches if self._job.id_column == "item_id" else _user_batches
-        work = pathlib.Path(self._job.work)
-        try:
-            if self._model is None:
-                self._model = _load_signature(self._job.model, self._job.signature)
-            path = work / f"part-{number:05d}"
-            _write_part(path, read(self._job, part), self._job, self._model[1])
-        except InputError as e:
-            (work / f"error-{number:05d}").write_text(str(e), encoding="utf-8")
-        yield number
-
-
-Batch = tuple[list[str], dict[str, Any]]
+    A wrong input is left as a message, to be raised where a runner doesn't wrap it in its own
+    errors.
+    """
+    part, source = element
+    work, done = pathlib.Path(job.work), 0
+    read = _item_chunks if job.id_column == "item_id" else _user_chunks
+    try:
+        for number, (ids, lengths, inputs) in enumerate(read(job, source)):
+            chunk = Chunk(part, number, ids, lengths, inputs)
+            if not (work / chunk.name).is_file():
+                yield [chunk]
+            done += len(ids)
+            progress.report(work / "progress", f"{part:05d}", done)
+    except InputError as e:
+        (work / f"error-{part:05d}").write_text(str(e), encoding="utf-8")
 
 
-def _item_batches(job: _Job, part: tuple[str, int]) -> Iterator[Batch]:
-    import tensorflow as tf
+Rows = tuple[list[str], np.ndarray, dict[str, np.ndarray]]  # ids, lengths, inputs
 
-    path, group = part
+
+def _item_chunks(job: _Job, source: tuple[str, int]) -> Iterator[Rows]:
+    path, group = source
     columns = ["item_id", "category_id", "title"]
-    file = pq.ParquetFile(path)
-    for batch in file.iter_batches(job.batch_size, row_groups=[group], columns=columns):
-        values = batch.to_pydict()
-        inputs = {name: tf.constant(values[name], tf.string) for name in columns}
-        yield values["item_id"], inputs
+    file, rows = pq.ParquetFile(path), job.batch_size * CHUNK_BATCHES
+    for batch in file.iter_batches(rows, row_groups=[group], columns=[*columns, "title_tokens"]):
+        lengths = pc.list_value_length(batch["title_tokens"]).to_numpy(zero_copy_only=False)
+        inputs = {name: batch[name].to_numpy(zero_copy_only=False) for name in columns}
+        yield batch["item_id"].to_pylist(), lengths, inputs
 
 
-def _user_batches(job: _Job, part: tuple[str, int]) -> Iterator[Batch]:
+def _user_chunks(job: _Job, source: tuple[str, int]) -> Iterator[Rows]:
     import tensorflow as tf
 
-    path = part[0]
-    ids = {schema.USER_ID: tf.io.FixedLenFeature([], tf.string)}
+    path = source[0]
+    features = {
+        schema.USER_ID: tf.io.FixedLenFeature([], tf.string),
+        schema.TIMESTAMP: tf.io.RaggedFeature(tf.int64),
+    }
     try:
         records = tf.data.TFRecordDataset(path, compression_type=job.compression)
-        for examples in records.batch(job.batch_size):
-            users = tf.io.parse_example(examples, ids)[schema.USER_ID]
-            as_of = tf.fill(tf.shape(examples), tf.constant(job.as_of, tf.int64))
-            names = [user.decode("utf-8") for user in users.numpy()]
-            yield names, {"examples": examples, "as_of": as_of}
+        for examples in records.batch(job.batch_size * CHUNK_BATCHES):
+            users = tf.io.parse_example(examples, features)
+            seen = tf.cast(users[schema.TIMESTAMP] < job.as_of, tf.int64)
+            ids = [user.decode("utf-8") for user in users[schema.USER_ID].numpy()]
+            as_of = np.full(len(ids), job.as_of, np.int64)
+            inputs = {"examples": examples.numpy(), "as_of": as_of}
+            yield ids, tf.reduce_sum(seen, axis=1).numpy(), inputs
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
         raise InputError(
             f"{path} is not a whole file of records ({e.message}). "
@@ -221,32 +217,20 @@ def _user_batches(job: _Job, part: tuple[str, int]) -> Iterator[Batch]:
         ) from e
 
 
-def _write_part(
-    path: pathlib.Path,
-    batches: Iterable[Batch],
-    job: _Job,
-    encode: Callable[..., dict[str, Any]],
-) -> None:
+def _write_chunk(encoded: Encoded, job: _Job) -> str:
+    """Writes the Parquet file of a chunk; returns its name."""
+    vectors, chunk = encoded.vectors, encoded.chunk
+    interests, dimension = (1, *vectors.shape[1:])[-2:]
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, interests * dimension)
+    kind = pa.schema([(job.id_column, pa.string()), (job.vector, column.type)]).with_metadata(
+        {INTERESTS: str(interests), DIMENSION: str(dimension)}
+    )
+    path = pathlib.Path(job.work, chunk.name)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    writer: pq.ParquetWriter | None = None
-    rows = 0
-    for ids, inputs in batches:
-        vectors = encode(**inputs)[job.vector].numpy().astype(np.float32)
-        interests, dimension = (1, *vectors.shape[1:])[-2:]
-        size = interests * dimension
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, size)
-        kind = pa.schema([(job.id_column, pa.string()), (job.vector, column.type)]).with_metadata(
-            {INTERESTS: str(interests), DIMENSION: str(dimension)}
-        )
-        if writer is None:
-            writer = pq.ParquetWriter(unfinished, kind)
-        writer.write_table(pa.table([pa.array(ids, pa.string()), column], schema=kind))
-        rows += len(ids)
-        progress.report(path.parent / "progress", path.name, rows)
-    if writer is not None:
-        writer.close()
-        os.replace(unfinished, path.with_suffix(".parquet"))
+    pq.write_table(pa.table([pa.array(chunk.ids, pa.string()), column], schema=kind), unfinished)
+    os.replace(unfinished, path)
+    return chunk.name
 
 
 # ------------------------------------------------------------------------------- the job
@@ -257,41 +241,61 @@ def _run(
     inputs: list[tuple[str, int]],
     output: pathlib.Path,
     label: str,
+    rows: int,
     pipeline_options: Sequence[str],
 ) -> EmbedResult:
     if job.batch_size < 1:
         raise InputError(f"batch_size is {job.batch_size}, expected a positive number.")
+    check_signature(job.model, job.signature)
     options = make_options(pipeline_options)
-    with new_file(output) as (unfinished, work):
+    with new_file(output, job=_fingerprint(job, inputs)) as (unfinished, work):
         job = dataclasses.replace(job, work=str(work))
+        handler = SavedModelHandler(
+            job.model, signature=job.signature, output=job.vector, batch_size=job.batch_size
+        )
         with (
             progress.stage(label, folder=work / "progress", unit="vectors"),
-            beam.Pipeline(options=options) as p,
+            pipeline(options) as p,
         ):
             _ = (
                 p
                 | "Parts" >> beam.Create(list(enumerate(inputs)))
                 | "Spread" >> beam.Reshuffle()
-                | "Encode" >> beam.ParDo(_Encode(job))
+                | "Read" >> beam.FlatMap(_read_chunks, job=job)
+                | "Encode" >> RunInference(handler.with_no_batching())
+                | "Write" >> beam.Map(_write_chunk, job=job)
             )
         for error in sorted(work.glob("error-*")):
             raise InputError(error.read_text(encoding="utf-8"))
-        return _join_parts(sorted(work.glob("part-*.parquet")), unfinished, output)
+        result = _join_chunks(sorted(work.glob("part-*.parquet")), unfinished, output)
+        if result.rows != rows:
+            raise RuntimeError(
+                f"{result.rows:,} vectors were written for {rows:,} rows: the runner lost some, or "
+                f"{output.parent} is not one folder for all workers."
+            )
+        return result
 
 
-def _join_parts(
-    parts: list[pathlib.Path], unfinished: pathlib.Path, output: pathlib.Path
+def _fingerprint(job: _Job, inputs: list[tuple[str, int]]) -> str:
+    """What the chunks of an interrupted job must share with a new one to be of use to it."""
+    files = [pathlib.Path(job.model, "saved_model.pb"), *(pathlib.Path(path) for path, _ in inputs)]
+    files += sorted(pathlib.Path(job.model, "variables").glob("*"))
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return json.dumps([dataclasses.asdict(job), inputs, stats])
+
+
+def _join_chunks(
+    chunks: list[pathlib.Path], unfinished: pathlib.Path, output: pathlib.Path
 ) -> EmbedResult:
-    if not parts:
+    if not chunks:
         raise InputError("The data set holds nothing to embed.")
-    kind = pq.read_schema(parts[0])
+    kind = pq.read_schema(chunks[0])
     rows = 0
     with pq.ParquetWriter(unfinished, kind) as writer:
-        for part in parts:
-            file = pq.ParquetFile(part)
-            for batch in file.iter_batches(batch_size=8192):
-                writer.write_batch(batch)
-            rows += file.metadata.num_rows
+        for chunk in chunks:
+            table = pq.read_table(chunk)
+            writer.write_table(table)
+            rows += table.num_rows
     return EmbedResult(output, rows, int(kind.metadata[INTERESTS]), int(kind.metadata[DIMENSION]))
 
 

@@ -34,6 +34,19 @@ class Validated:
     dead: tuple[DeadRow, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The events with `start <= timestamp < stop`, in seconds; the others are filtered."""
+
+    start: int
+    stop: int
+    name: str
+
+    @property
+    def reason(self) -> str:
+        return f"outside of {self.name}"
+
+
 class _Rows:
     """The rows of one raw batch that nothing has dropped yet."""
 
@@ -86,10 +99,21 @@ def validate_events(raw: RawBatch, mapping: EventsMapping) -> Validated:
     columns = {
         "user_id": _id(rows, mapping.user_id, "user_id"),
         "item_id": _id(rows, mapping.item_id, "item_id"),
-        "timestamp": _timestamp(rows, mapping.timestamp, mapping.timestamp_unit),
+        "timestamp": _timestamp(rows, mapping),
     } | {name: _optional_text(rows, column) for name, column in optional.items()}
     rows.kill(_has_break(columns["category_id"]), "category_id holds a tab or a line break")
     return rows.finish(columns)
+
+
+def within(valid: Validated, window: Window) -> Validated:
+    """Counts the sound events outside of a window as filtered."""
+    time = valid.table.column("timestamp").to_numpy()
+    inside = (time >= window.start) & (time < window.stop)
+    if inside.all():
+        return valid
+    filtered = valid.filtered + collections.Counter({window.reason: int((~inside).sum())})
+    table = valid.table.filter(pa.array(inside))
+    return Validated(table, valid.rows[inside], filtered, valid.dead)
 
 
 def validate_items(raw: RawBatch, mapping: ItemsMapping) -> Validated:
@@ -167,20 +191,21 @@ def _has_break(text: pa.Array) -> np.ndarray:
     return masks[0] | masks[1] | masks[2]
 
 
-def _timestamp(rows: _Rows, column: Column, unit: str) -> np.ndarray:
-    """Whole seconds since the epoch `[n]`; a time without a zone is UTC."""
-    cells = rows.column(column.column)
+def _timestamp(rows: _Rows, mapping: EventsMapping) -> np.ndarray:
+    """Whole seconds since the epoch `[n]`; a time that names no zone is of the mapping's."""
+    cells = rows.column(mapping.timestamp.column)
+    unit, zone = mapping.timestamp_unit, mapping.time_zone
     missing = cells.is_null()
     if pa.types.is_string(cells.type):
         missing = pc.or_(missing, pc.fill_null(pc.equal(cells, ""), False))
     rows.kill(_mask(missing), "timestamp missing")
     kind = cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        micros = cells.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-        seconds = np.floor(pc.fill_null(micros, 0).to_numpy() / 1e6)
-        bad = np.zeros(rows.size, bool)
+        micros = cells.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
+        numbers = pc.fill_null(_in_zone(micros, zone).cast(pa.int64()), 0).to_numpy()
+        seconds, bad = np.floor_divide(numbers, 1_000_000), np.zeros(rows.size, bool)
     elif unit == "iso":
-        seconds, bad = _iso_seconds(as_text(cells), rows.alive)
+        seconds, bad = _iso_seconds(as_text(cells), rows.alive, zone)
     else:
         seconds, bad = _numbers(cells, rows.alive)
         seconds = np.floor(seconds / (1000.0 if unit == "milliseconds" else 1.0))
@@ -189,11 +214,18 @@ def _timestamp(rows: _Rows, column: Column, unit: str) -> np.ndarray:
     return np.where(rows.alive, seconds, 0).astype(np.int64)
 
 
-def _iso_seconds(text: pa.Array, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _in_zone(times: pa.Array, zone: str) -> pa.Array:
+    """Times that name a zone as they are, others as the clocks of `zone` showed them."""
+    if times.type.tz is not None or zone == "UTC":
+        return times
+    return pc.assume_timezone(times, zone, ambiguous="earliest", nonexistent="latest")
+
+
+def _iso_seconds(text: pa.Array, alive: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:
     """Seconds `[n]` and which texts are no ISO 8601 time. Plain ones are cast in one go."""
     text = pc.if_else(pa.array(alive), text, pa.scalar(None, pa.string()))
     try:
-        return _epoch(text.cast(pa.timestamp("s"))), np.zeros(len(text), bool)
+        return _epoch(_in_zone(text.cast(pa.timestamp("s")), zone)), np.zeros(len(text), bool)
     except pa.ArrowInvalid:
         pass
     text = pc.replace_substring_regex(text, r"(:\d{2})[.,]\d+", r"\1")  # floor to whole seconds
@@ -203,7 +235,7 @@ def _iso_seconds(text: pa.Array, alive: np.ndarray) -> tuple[np.ndarray, np.ndar
     for rows, kind in ((plain, pa.timestamp("s")), (zoned, pa.timestamp("s", "UTC"))):
         where = np.flatnonzero(rows)
         values, failed = cast_rows(text.take(pa.array(where)), kind)
-        seconds[where] = _epoch(values)
+        seconds[where] = _epoch(_in_zone(values, zone))
         bad[where[failed]] = True
     return seconds, bad
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 from beam_pipelines import sequences, stages, vocabulary
 from beam_pipelines.events import mapped_columns, validate_events
 from beam_pipelines.examples import encode_examples
-from beam_pipelines.readers import find_files, find_sources, read_batches
+from beam_pipelines.readers import read_batches
 from beam_pipelines.settings import Settings
+from beam_pipelines.sources import find_files, find_sources
 from beam_pipelines.tables import read_tables
 from guim_tf.mapping import Mapping
 from guim_tf.strict_json import load
@@ -38,7 +39,8 @@ def make_records(
     base, folder = pathlib.Path(mapping_file).resolve().parent, pathlib.Path(folder)
     columns, ids = mapped_columns(mapping.events)
     parts, attributes = [], [vocabulary.ATTRIBUTES.empty_table()]
-    for source in find_sources(find_files(mapping.events.files, base=base)):
+    files = find_files(mapping.events.files, base=base)
+    for source in find_sources(files, columns, ids=ids):
         for raw in read_batches(source, columns, ids=ids):
             valid = validate_events(raw, mapping.events)
             part = sequences.make_events(valid.table, valid.rows, file_index=source.index)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import shutil
@@ -9,6 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from beam_pipelines.errors import InputError
+
+_JOB_FILE = "job.json"  # says in a work folder what its content was made for
+WORK = "work"  # a folder in a new folder that a failure doesn't keep
 
 
 class KeepFailed(InputError):
@@ -68,7 +72,8 @@ def new_folder(
 ) -> Iterator[pathlib.Path]:
     """An empty folder that becomes `output` when the block succeeds, replacing an older one.
 
-    Leftovers of an interrupted run are removed first. A folder under the final name that is
+    Leftovers of an interrupted run are removed first; its workers, which may live a little
+    longer, write into a folder of their own. A folder under the final name that is
     neither empty nor `is_ours` is refused: it may be somebody's home.
     """
     if output.exists() and not (output.is_dir() and (is_ours(output) or not any(output.iterdir()))):
@@ -76,14 +81,18 @@ def new_folder(
             f"output {output} exists and is not an older result of this job; "
             "name another folder or remove it."
         )
-    unfinished, old = _sibling(output, "incomplete"), _sibling(output, "old")
+    unfinished, old = _sibling(output, f"incomplete-{os.getpid()}"), _sibling(output, "old")
     with _only_writer(output):
-        for leftover in (unfinished, old, failed_folder(output)):
+        if old.exists() and not output.exists():  # killed between the two renames below
+            os.replace(old, output)
+        leftovers = output.parent.glob(glob.escape(f".{output.name}.incomplete") + "*")
+        for leftover in (*leftovers, old, failed_folder(output)):
             _remove(leftover)
         unfinished.mkdir(parents=True)
         try:
             yield unfinished
         except KeepFailed:
+            _remove(unfinished / WORK)
             os.replace(unfinished, failed_folder(output))
             raise
         except BaseException:
@@ -96,18 +105,25 @@ def new_folder(
 
 
 @contextlib.contextmanager
-def new_file(output: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """A path that becomes `output` when the block succeeds, and a folder to work in."""
+def new_file(output: pathlib.Path, *, job: str) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """A path that becomes `output` when the block succeeds, and a folder to work in.
+
+    The folder outlives a failure: the same `job` finds in it what was finished before.
+    """
     if output.is_dir():
         raise InputError(f"output {output} is a folder; name a file in it.")
     unfinished, work = _sibling(output, "incomplete"), _sibling(output, "work")
     with _only_writer(output):
-        for leftover in (unfinished, work):
+        made_by = work / _JOB_FILE
+        if not made_by.is_file() or made_by.read_text(encoding="utf-8") != job:
+            _remove(work)
+            work.mkdir()
+            made_by.write_text(job, encoding="utf-8")
+        for leftover in (unfinished, *work.glob("error-*"), *work.glob("*.tmp")):
             _remove(leftover)
-        work.mkdir()
         try:
             yield unfinished, work
             os.replace(unfinished, output)
         finally:
-            for leftover in (unfinished, work):
-                _remove(leftover)
+            _remove(unfinished)
+        _remove(work)

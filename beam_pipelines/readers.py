@@ -7,9 +7,7 @@ by `GARBLED`, which validation looks for.
 """
 
 import dataclasses
-import glob
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from beam_pipelines.clean_text import GARBLED, CleanText, clean, line_blocks
+from beam_pipelines.clean_text import COMPRESSIONS, GARBLED, CleanText, clean, line_blocks
 from beam_pipelines.errors import InputError
 
 BLOCK_BYTES = 8 << 20
@@ -27,6 +25,8 @@ PROBED_LINES = 1000  # lines of a .jsonl file in which every mapped column must 
 
 WRONG_FIELDS = "wrong number of fields"
 NOT_JSON = "not a JSON object"
+EMPTY_FILE = "empty file"
+UNREADABLE = "file can't be read to its end"
 WRONG_TYPE = "wrong type"
 GARBLED_TEXT = "broken encoding"
 
@@ -40,14 +40,28 @@ class DeadRow:
     content: Any
 
 
+class BrokenFile(InputError):
+    """A file that can't be read from its start; `reason` says it shortly."""
+
+    def __init__(self, message: str, *, reason: str = UNREADABLE) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file, or one row group of a Parquet file. `index` is the file's place in the input."""
+    """A file, or one row group of a Parquet file.
+
+    `index` is the file's place in the input. `misfit` says why none of its rows can be used, for
+    instance for want of a column; `broken`, why it has no rows.
+    """
 
     path: str
     index: int
     row_group: int = 0
     first_row: int = 1
+    misfit: str = ""
+    broken: str = ""
 
     @property
     def format(self) -> str:
@@ -56,106 +70,78 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class RawBatch:
-    """Rows as read: the mapped columns, each row's number, and the rows that did not parse."""
+    """Rows as read: the mapped columns, each row's number, and the rows that did not parse.
+
+    `broken` is set on a last batch when the file could not be read beyond its row.
+    """
 
     table: pa.Table
     rows: np.ndarray  # int64, [table.num_rows]
     dead: tuple[DeadRow, ...] = ()
-
-
-# ------------------------------------------------------------------------------- which files
+    broken: DeadRow | None = None
 
 
 def file_format(path: str) -> str:
     """The format "csv", "jsonl" or "parquet", by the file's name."""
-    name = path.removesuffix(".gz")
+    name = path
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
     for ending in ("csv", "jsonl", "parquet"):
         if name.endswith("." + ending) and (ending != "parquet" or name == path):
             return ending
     raise InputError(
-        f"{path}: unknown file type; expected .csv, .csv.gz, .jsonl, .jsonl.gz or .parquet."
+        f"{path}: unknown file type; expected .csv, .jsonl or .parquet, the first two also with "
+        f"{', '.join(COMPRESSIONS)}."
     )
 
 
-def find_files(patterns: tuple[str, ...], *, base: pathlib.Path) -> list[str]:
-    """Files of all globs, each once, sorted within a glob; relative globs start at `base`."""
-    files: dict[str, None] = {}
-    for pattern in patterns:
-        found = sorted(glob.glob(str(base / pattern), recursive=True))
-        if not found:
-            raise InputError(f"No file matches {str(base / pattern)!r} of the mapping.")
-        files.update(dict.fromkeys(found))
-    return list(files)
+# ------------------------------------------------------------------------------- columns
 
 
-def find_sources(files: list[str]) -> list[Source]:
-    """One source a file, or one a row group for Parquet."""
-    sources = []
-    for index, path in enumerate(files):
-        if file_format(path) != "parquet":
-            sources.append(Source(path, index))
-            continue
-        metadata, row = _parquet(path).metadata, 1
-        for group in range(metadata.num_row_groups):
-            sources.append(Source(path, index, group, row))
-            row += metadata.row_group(group).num_rows
-    return sources
+def column_types(path: str) -> list[tuple[str, pa.DataType | None]]:
+    """Columns of a file; None where the type is only known row by row.
 
-
-def check_columns(files: list[str], columns: tuple[str, ...], *, ids: frozenset[str]) -> None:
-    """Raises `InputError` where a file lacks a mapped column or has it in an unusable type.
-
-    Args:
-      columns: every column that the mapping names.
-      ids: those that hold ids or text, where a fraction or a date is a wrong type.
+    Raises:
+      BrokenFile: for an empty file and for one whose beginning can't be read.
     """
-    for path in files:
-        pairs = _column_types(path)
-        types = dict(pairs)
-        twice = sorted({name for name in columns if sum(name == other for other, _ in pairs) > 1})
-        if twice:
-            raise InputError(f"{path} has two columns named {twice[0]!r}; rename one of them.")
-        missing = [name for name in columns if name not in types]
-        if missing:
-            raise InputError(
-                f"{path} has no column {', '.join(map(repr, missing))}, which the mapping names. "
-                f"It has: {', '.join(map(repr, types))}."
-            )
-        for name in columns:
-            if (kind := types[name]) is not None and not _usable(kind, is_id=name in ids):
-                raise InputError(
-                    f"{path}: column {name!r} is {kind}, expected "
-                    + ("text or whole numbers." if name in ids else "text, numbers or times.")
-                    + " Cast it before building."
-                )
-
-
-def _usable(kind: pa.DataType, *, is_id: bool) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
-        return True
-    other = (pa.types.is_floating, pa.types.is_timestamp, pa.types.is_date, pa.types.is_boolean)
-    return pa.types.is_null(kind) or (not is_id and any(test(kind) for test in other))
-
-
-def _column_types(path: str) -> list[tuple[str, pa.DataType | None]]:
-    """Columns of a file; None where the type is only known row by row."""
     kind = file_format(path)
     if kind == "parquet":
         schema = _parquet(path).schema_arrow
-        return list(zip(schema.names, schema.types, strict=True))
+        columns = zip(schema.names, schema.types, strict=True)
+        return [leaf for name, of_type in columns for leaf in _leaves(name, of_type)]
+    with CleanText(path) as stream:
+        start = stream.read(1)
+        if stream.error is not None:
+            raise BrokenFile(f"{path} can't be read to its end: {stream.error}")
+    if not start:
+        raise BrokenFile(f"{path} is an empty file.", reason=EMPTY_FILE)
     if kind == "csv":
         with CleanText(path) as stream:
             names = _open_csv(stream, path, columns=None, on_invalid=lambda _: "skip").schema.names
         return [(name, None) for name in names]
     names_seen: dict[str, None] = {}
-    for block, _ in line_blocks(path, BLOCK_BYTES):
-        for line in block.split(b"\n")[:PROBED_LINES]:
-            record = _json_object(line)
-            names_seen.update(dict.fromkeys(record or ()))
-        break
+    with CleanText(path) as stream:
+        block, _ = next(line_blocks(stream, BLOCK_BYTES))
+    for line in block.split(b"\n")[:PROBED_LINES]:
+        record = _json_object(line)
+        names_seen.update(dict.fromkeys(_json_paths(record or {})))
     return [(name, None) for name in names_seen]
+
+
+def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    if not pa.types.is_struct(kind):
+        yield name, kind
+        return
+    for field in kind:
+        yield from _leaves(f"{name}.{field.name}", field.type)
+
+
+def _json_paths(record: dict[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _json_paths(value, f"{before}{name}.")
+        else:
+            yield before + name
 
 
 # ------------------------------------------------------------------------------- reading
@@ -164,14 +150,41 @@ def _column_types(path: str) -> list[tuple[str, pa.DataType | None]]:
 def read_batches(
     source: Source, columns: tuple[str, ...], *, ids: frozenset[str]
 ) -> Iterator[RawBatch]:
-    """Streams the mapped columns of a source; raises `InputError` when the file is broken."""
+    """Streams the mapped columns of a source.
+
+    A file that breaks in the middle yields what came before and a batch that says where; of one
+    that is a `misfit` every row is dead.
+    """
+    if source.broken:
+        yield _nothing(columns, broken=DeadRow(0, source.broken, None))
+        return
     readers = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}
+    read = readers[source.format]
+    present = columns
+    if source.misfit:
+        present = tuple(dict.fromkeys(name for name, _ in column_types(source.path)))
+    last = source.first_row - 1
     try:
-        yield from readers[source.format](source, columns, ids)
-    except InputError:
-        raise
-    except (pa.ArrowException, OSError) as e:
-        raise InputError(f"{source.path} can't be read to its end: {e}") from e
+        for raw in read(source, present, ids):
+            if source.misfit:
+                raw = _nothing(columns, dead=_all_dead(raw, source.misfit))
+            last = max([last, *raw.rows[-1:], *(row.row for row in raw.dead)])
+            yield raw
+    except (BrokenFile, pa.ArrowException, OSError) as e:
+        yield _nothing(columns, broken=DeadRow(last + 1, UNREADABLE, str(e)))
+
+
+def _nothing(
+    columns: tuple[str, ...], *, dead: tuple[DeadRow, ...] = (), broken: DeadRow | None = None
+) -> RawBatch:
+    empty = pa.table({name: pa.array([], pa.string()) for name in columns})
+    return RawBatch(empty, np.zeros(0, np.int64), dead, broken)
+
+
+def _all_dead(raw: RawBatch, reason: str) -> tuple[DeadRow, ...]:
+    contents = zip(raw.rows.tolist(), raw.table.to_pylist(), strict=True)
+    dead = [*raw.dead, *(DeadRow(row, reason, content) for row, content in contents)]
+    return tuple(sorted(dead, key=lambda row: row.row))
 
 
 def _read_csv(source: Source, columns: tuple[str, ...], ids: frozenset[str]) -> Iterator[RawBatch]:
@@ -193,9 +206,9 @@ def _read_csv(source: Source, columns: tuple[str, ...], ids: frozenset[str]) -> 
             done = tuple(row for row in dead if row.row < next_row)
             del dead[: len(done)]
             yield RawBatch(pa.Table.from_batches([batch]), rows, done)
-    if dead:
-        empty = pa.table({name: pa.array([], pa.string()) for name in columns})
-        yield RawBatch(empty, np.zeros(0, np.int64), tuple(dead))
+        if dead:
+            yield _nothing(columns, dead=tuple(dead))
+        stream.raise_error()
 
 
 def _open_csv(
@@ -214,26 +227,29 @@ def _open_csv(
             ),
         )
     except pa.ArrowException as e:
-        raise InputError(f"{path} is not a CSV file with a header: {e}") from e
+        raise BrokenFile(f"{path} is not a CSV file with a header: {e}") from e
 
 
 def _read_jsonl(
     source: Source, columns: tuple[str, ...], ids: frozenset[str]
 ) -> Iterator[RawBatch]:
     schema: pa.Schema | None = None
-    for block, first_row in line_blocks(source.path, BLOCK_BYTES):
-        if schema is None:
-            schema = _guess_schema(block, columns)
-        table = _parse_json_fast(block, schema, ids)
-        if table is not None:
-            yield RawBatch(table, np.arange(first_row, first_row + table.num_rows))
-        else:
-            yield _parse_json_lines(block, first_row, columns, ids)
+    with CleanText(source.path) as stream:
+        for block, first_row in line_blocks(stream, BLOCK_BYTES):
+            if schema is None:
+                schema = _guess_schema(block, columns)
+            table = _parse_json_fast(block, schema, ids)
+            if table is not None:
+                yield RawBatch(table, np.arange(first_row, first_row + table.num_rows))
+            else:
+                yield _parse_json_lines(block, first_row, columns, ids)
+        stream.raise_error()
 
 
 def _parse_json_fast(block: bytes, schema: pa.Schema, ids: frozenset[str]) -> pa.Table | None:
     """All lines at once when each is an object of the expected types, else None."""
-    if any(pa.types.is_floating(schema.field(name).type) for name in ids):
+    nested = any("." in name for name in schema.names)
+    if nested or any(pa.types.is_floating(schema.field(name).type) for name in ids):
         return None
     try:
         table = pyarrow.json.read_json(
@@ -263,9 +279,9 @@ def _parse_json_lines(
             dead.append(DeadRow(number, reason, line.decode("utf-8")))
             continue
         try:
-            values = [_cell_text(record.get(name), name in ids) for name in columns]
+            values = [_cell_text(_field(record, name), name in ids) for name in columns]
         except TypeError:
-            dead.append(DeadRow(number, WRONG_TYPE, {name: record.get(name) for name in columns}))
+            dead.append(DeadRow(number, WRONG_TYPE, {n: _field(record, n) for n in columns}))
             continue
         rows.append(number)
         for name, value in zip(columns, values, strict=True):
@@ -292,6 +308,15 @@ def _json_object(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _field(record: dict[str, Any], name: str) -> Any:
+    """A value by its name, or by the names that dots join."""
+    if name in record or "." not in name:
+        return record.get(name)
+    parent, _, rest = name.partition(".")
+    below = record.get(parent)
+    return _field(below, rest) if isinstance(below, dict) else None
+
+
 def _guess_schema(block: bytes, columns: tuple[str, ...]) -> pa.Schema:
     """Types of the first sound line; a later line that differs takes the slow path."""
     first = next(filter(None, map(_json_object, block.split(b"\n")[:PROBED_LINES])), {})
@@ -307,6 +332,8 @@ def _read_parquet(
         row_groups=[source.row_group], columns=list(dict.fromkeys(columns))
     ):
         table = pa.Table.from_batches([batch])
+        while any(pa.types.is_struct(kind) for kind in table.schema.types):
+            table = table.flatten()
         for i, name in enumerate(table.column_names):
             table = table.set_column(i, name, _clean_column(table.column(name)))
         yield RawBatch(table, np.arange(row, row + batch.num_rows))
@@ -317,7 +344,9 @@ def _clean_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Plain types, and text that is valid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if pa.types.is_decimal(column.type):
+        return column.cast(pa.float64())
+    if not is_text(column.type):
         return column
     try:
         column.validate(full=True)
@@ -328,8 +357,14 @@ def _clean_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([pa.array(texts, pa.string())])
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, be it as bytes."""
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in tests)
+
+
 def _parquet(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as e:
-        raise InputError(f"{path} is not a Parquet file: {e}") from e
+        raise BrokenFile(f"{path} is not a Parquet file: {e}") from e

@@ -9,8 +9,6 @@ all workers.
 import collections
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,14 +18,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipelines import progress, sequences, vocabulary
-from beam_pipelines.errors import InputError
-from beam_pipelines.events import mapped_columns, validate_events
+from beam_pipelines.events import Window, mapped_columns, validate_events, within
 from beam_pipelines.examples import RecordWriter, UserEvents, encode_examples
-from beam_pipelines.readers import DeadRow, Source, read_batches
+from beam_pipelines.files import (
+    DeadLetters,
+    arrow_stream,
+    dead_letter_file,
+    read_arrow,
+    read_arrow_batches,
+    write_json,
+)
+from beam_pipelines.output import WORK
+from beam_pipelines.readers import Source, read_batches
 from guim_tf import schema
 from guim_tf.mapping import EventsMapping
 
 CHUNK_ROWS = 250_000  # rows between two writes of a scan
+PARTITION_ROWS = 1_000_000  # rows of the log to a partition, about
+MAX_PARTITIONS = 512  # a scan holds a file of each open
 COMPACT_ROWS = 4_000_000  # rows of a partition that are worth compacting before more are read
 ENCODE_ROWS = 100_000  # events encoded at a time
 
@@ -42,99 +50,150 @@ class Plan:
     max_events_per_user: int
     validation_share: float
     compression: str
+    as_of: int | None = None
+    holdout_days: int = 30
+    partitions_per_shard: int = 1
+    window: Window | None = None
+    first_file: int = 0  # files that an older run has read already
+    letters: str = "events"  # begins the names of the files of dead letters
     chunk_rows: int = CHUNK_ROWS
 
     @property
+    def partitions(self) -> int:
+        """A multiple of the shards; partition p belongs to shard `p % shards`."""
+        return self.shards * self.partitions_per_shard
+
+    @property
     def work(self) -> pathlib.Path:
-        return self.folder / "work"
+        return self.folder / WORK
 
     def progress(self, stage: str) -> pathlib.Path:
         return self.work / "progress" / stage
+
+    def cut_off(self, last_timestamp: int) -> int:
+        """The end of what may be learned from, given the log's last event."""
+        return as_of_after(last_timestamp, self.holdout_days) if self.as_of is None else self.as_of
 
     def sequences(self, partition: int) -> pathlib.Path:
         return self.work / f"sequences-{partition:05d}.arrow"
 
 
+def partitions_per_shard(rows: int, *, shards: int) -> int:
+    """So many that a partition, which one worker holds in memory, has bounded rows."""
+    wanted = -(-rows // (shards * PARTITION_ROWS))
+    return max(1, min(wanted, MAX_PARTITIONS // shards))
+
+
 def as_of_after(last_timestamp: int, holdout_days: int) -> int:
     """Midnight UTC after the last event, minus the holdout."""
-    return (last_timestamp // 86_400 + 1 - holdout_days) * 86_400
+    return (last_timestamp // schema.DAY + 1 - holdout_days) * schema.DAY
 
 
 # ------------------------------------------------------------------------------- scan
 
 
-def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, str]]:
+@dataclasses.dataclass(frozen=True)
+class PastSequences:
+    """A file of compacted sequences that an older run has left."""
+
+    path: str
+
+
+Spilled = tuple[str, int]  # a file of events of one partition, and the input's last timestamp
+
+
+def scan(element: tuple[int, Source | PastSequences], plan: Plan) -> list[tuple[int, Spilled]]:
+    """Spills the events of one numbered input by partition.
+
+    Every input has something for each partition, so that each learns the log's last timestamp.
+    """
+    number, source = element
+    if isinstance(source, Source):
+        return scan_source((number, source), plan)
+    spill = _Spill(plan, number)
+    with spill:
+        for table in read_arrow_batches(source.path):
+            for start in range(0, table.num_rows, plan.chunk_rows):
+                spill.add(table.slice(start, plan.chunk_rows))
+    return spill.files()
+
+
+def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spilled]]:
     """Reads and validates one (number, source); spills its events by partition.
 
     Returns:
-      (partition, file) pairs. Beside them, `scan-<number>.json` says what the rows became,
+      as `scan`. Beside it, `scan-<number>.json` says what the rows became,
       `attributes-<number>.arrow` what the source says about items, and a file in
-      `dead_letters/` holds the rows that can't be used. An input that can't be read is reported
-      in the JSON file, to be raised where a runner doesn't wrap it in its own errors.
+      `dead_letters/` holds the rows and the file that can't be used.
     """
     number, source = element
-    counters: dict[str, Any] = {"read": 0, "kept": 0, "capped": 0, "last": 0, "error": ""}
+    counters: dict[str, Any] = {"path": source.path, "broken": "", "read": 0, "kept": 0}
     filtered: collections.Counter[str] = collections.Counter()
     dead: collections.Counter[str] = collections.Counter()
     spill = _Spill(plan, number)
     columns, ids = mapped_columns(plan.events)
-    letters = dead_letter_file(plan.folder, f"events-{number:05d}")
-    try:
-        with spill, DeadLetters(letters, source.path) as dead_letters:
-            for raw in read_batches(source, columns, ids=ids):
-                valid = validate_events(raw, plan.events)
-                dead_letters.write(valid.dead)
-                counters["read"] += raw.table.num_rows + len(raw.dead)
-                counters["kept"] += valid.table.num_rows
-                filtered.update(valid.filtered)
-                dead.update(letter.reason for letter in valid.dead)
-                if valid.table.num_rows:
-                    counters["last"] = max(
-                        counters["last"], pc.max(valid.table["timestamp"]).as_py()
-                    )
-                    spill.add(valid.table, valid.rows, source.index)
-                progress.report(plan.progress("read"), f"{number:05d}", counters["read"])
-    except InputError as e:
-        counters["error"] = str(e)
+    attributes = vocabulary.ATTRIBUTES.empty_table()
+    letters = dead_letter_file(plan.folder, f"{plan.letters}-{number:05d}")
+    with spill, DeadLetters(letters, source.path) as dead_letters:
+        for raw in read_batches(source, columns, ids=ids):
+            if raw.broken is not None:
+                dead_letters.write([raw.broken])
+                counters["broken"] = raw.broken.reason
+            valid = validate_events(raw, plan.events)
+            dead_letters.write(valid.dead)
+            dead.update(letter.reason for letter in valid.dead)
+            counters["read"] += raw.table.num_rows + len(raw.dead)
+            progress.report(plan.progress("read"), f"{number:05d}", counters["read"])
+            if plan.window is not None:
+                valid = within(valid, plan.window)
+            filtered.update(valid.filtered)
+            if not valid.table.num_rows:
+                continue
+            counters["kept"] += valid.table.num_rows
+            file_index = plan.first_file + source.index
+            events = sequences.make_events(valid.table, valid.rows, file_index=file_index)
+            spill.add(events)
+            seen = vocabulary.make_attributes(valid.table, events["order"].to_numpy())
+            attributes = vocabulary.latest(pa.concat_tables([attributes, seen]))
+    with arrow_stream(
+        plan.work / f"attributes-{number:05d}.arrow", vocabulary.ATTRIBUTES
+    ) as writer:
+        writer.write_table(attributes)
     counters |= {"filtered": dict(filtered), "dead": dict(dead), "capped": spill.capped}
     write_json(plan.work / f"scan-{number:05d}.json", counters)
-    if counters["error"]:
-        return []
-    return [(partition, str(path)) for partition, path in enumerate(spill.paths)]
+    return spill.files()
 
 
 class _Spill:
     """Collects events and writes them, in chunks, to one Arrow stream a partition."""
 
     def __init__(self, plan: Plan, number: int) -> None:
-        self._plan, self._number = plan, number
-        self.paths = [
-            plan.work / f"spill-{number:05d}-{part:05d}.arrow" for part in range(plan.shards)
+        self._plan = plan
+        self._paths = [
+            plan.work / f"spill-{number:05d}-{part:05d}.arrow" for part in range(plan.partitions)
         ]
-        self.capped = 0
+        self.capped = self._last = 0
         self._waiting: list[pa.Table] = []
-        self._attributes = vocabulary.ATTRIBUTES.empty_table()
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> "_Spill":
         self._writers = [
-            self._files.enter_context(_arrow_stream(path, sequences.SCHEMA)) for path in self.paths
+            self._files.enter_context(arrow_stream(path, sequences.SCHEMA)) for path in self._paths
         ]
         return self
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
             self._flush()
-            path = self._plan.work / f"attributes-{self._number:05d}.arrow"
-            with _arrow_stream(path, vocabulary.ATTRIBUTES) as writer:
-                writer.write_table(self._attributes)
         self._files.__exit__(*error)
 
-    def add(self, valid: pa.Table, rows: np.ndarray, file_index: int) -> None:
-        events = sequences.make_events(valid, rows, file_index=file_index)
+    def files(self) -> list[tuple[int, Spilled]]:
+        """What there is for each partition, when all is written."""
+        return [(partition, (str(path), self._last)) for partition, path in enumerate(self._paths)]
+
+    def add(self, events: pa.Table) -> None:
+        self._last = max(self._last, pc.max(events["timestamp"]).as_py() or 0)
         self._waiting.append(events)
-        seen = vocabulary.make_attributes(valid, events["order"].to_numpy())
-        self._attributes = vocabulary.latest(pa.concat_tables([self._attributes, seen]))
         if sum(table.num_rows for table in self._waiting) >= self._plan.chunk_rows:
             self._flush()
 
@@ -144,25 +203,22 @@ class _Spill:
         if sequences.heavy_users(events, self._plan.max_events_per_user):
             compacted = sequences.compact(events, max_events=self._plan.max_events_per_user)
             events, self.capped = compacted.events, self.capped + compacted.capped
-        parts = sequences.partition(events, self._plan.shards)
+        parts = sequences.partition(events, self._plan.partitions)
         for writer, part in zip(self._writers, parts, strict=True):
             writer.write_table(part)
 
 
-# ------------------------------------------------------------------------------- merge, count
+# ------------------------------------------------------------------------------- merge
 
 
-def merge_partition(element: tuple[int, Iterable[str]], plan: Plan) -> tuple[int, int]:
-    """All spilled events of a partition -> one file of compacted sequences.
-
-    Returns:
-      the partition and its last timestamp, 0 without events.
-    """
-    partition, paths = element
+def merge_partition(element: tuple[int, Iterable[Spilled]], plan: Plan) -> int:
+    """All spilled events of a partition -> compacted sequences, and counts of their items."""
+    partition, spilled = element
+    paths, lasts = zip(*spilled, strict=True)
     waiting: list[pa.Table] = []
     rows, limit, capped = 0, COMPACT_ROWS, 0
     for path in sorted(paths):
-        for table in _read_arrow_stream(path):
+        for table in read_arrow_batches(path):
             waiting.append(table)
             rows += table.num_rows
             if rows > limit:  # a heavy user in many sources is cut down on the way
@@ -173,7 +229,7 @@ def merge_partition(element: tuple[int, Iterable[str]], plan: Plan) -> tuple[int
                 rows = part.events.num_rows
                 limit = max(limit, 2 * rows)
     merged = sequences.compact(sequences.concatenate(waiting), max_events=plan.max_events_per_user)
-    with _arrow_stream(plan.sequences(partition), sequences.SCHEMA) as writer:
+    with arrow_stream(plan.sequences(partition), sequences.SCHEMA) as writer:
         writer.write_table(merged.events)
     copies = int(pc.sum(merged.events["copies"]).as_py() or 0)
     write_json(
@@ -182,43 +238,28 @@ def merge_partition(element: tuple[int, Iterable[str]], plan: Plan) -> tuple[int
             "capped": capped + merged.capped,
             "duplicates": copies - merged.events.num_rows,
             "first": int(pc.min(merged.events["timestamp"]).as_py() or 0),
+            "last": int(pc.max(merged.events["timestamp"]).as_py() or 0),
             "events": merged.events.num_rows,
             "users": len(sequences.users_of(merged.events).ids),
         },
     )
-    progress.report(plan.progress("merge"), f"{partition:05d}", merged.events.num_rows)
-    return partition, int(pc.max(merged.events["timestamp"]).as_py() or 0)
-
-
-def latest(timestamps: Iterable[int]) -> int:
-    """A combiner: the last of the partitions' timestamps."""
-    return max(timestamps, default=0)
-
-
-def count_partition(
-    element: tuple[int, int], last_timestamp: int, plan: Plan, as_of: int | None, holdout_days: int
-) -> int:
-    """Counts the items of a partition before the cut-off, which the whole log decides."""
-    partition, _ = element
-    if as_of is None:
-        as_of = as_of_after(last_timestamp, holdout_days)
-    events = read_arrow(plan.sequences(partition))
-    with _arrow_stream(plan.work / f"counts-{partition:05d}.arrow", vocabulary.COUNTS) as writer:
-        writer.write_table(vocabulary.count_items(events, as_of=as_of))
-    actions = vocabulary.actions_before(events, as_of=as_of)
+    as_of = plan.cut_off(max(lasts))
+    with arrow_stream(plan.work / f"counts-{partition:05d}.arrow", vocabulary.COUNTS) as writer:
+        writer.write_table(vocabulary.count_items(merged.events, as_of=as_of))
+    actions = vocabulary.actions_before(merged.events, as_of=as_of)
     write_json(plan.work / f"actions-{partition:05d}.json", {"actions": actions})
+    progress.report(plan.progress("merge"), f"{partition:05d}", merged.events.num_rows)
     return partition
 
 
 # ------------------------------------------------------------------------------- encode
 
 
-def encode_partition(partition: int, plan: Plan, actions: tuple[str, ...]) -> int:
-    """Writes the records of a partition: one shard of each split."""
+def encode_shard(shard: int, plan: Plan, actions: tuple[str, ...]) -> int:
+    """Writes the records of a shard's partitions, one after another: one file of each split."""
     item_ids, catalogue = vocabulary.load_catalogue(plan.folder)
     ending = ".tfrecord.gz" if plan.compression else ".tfrecord"
-    name = f"part-{partition:05d}-of-{plan.shards:05d}{ending}"
-    events = read_arrow(plan.sequences(partition))
+    name = f"part-{shard:05d}-of-{plan.shards:05d}{ending}"
     with contextlib.ExitStack() as files:
         writers = {
             split: files.enter_context(
@@ -227,12 +268,14 @@ def encode_partition(partition: int, plan: Plan, actions: tuple[str, ...]) -> in
             for split in (schema.TRAIN, schema.VALIDATION)
         }
         written = 0
-        for users in user_batches(events, item_ids, actions):
-            held = sequences.in_validation(users.user_ids, share=plan.validation_share)
-            for record, is_held in zip(encode_examples(users, catalogue), held, strict=True):
-                writers[schema.VALIDATION if is_held else schema.TRAIN].write(record)
-            written += len(users.item)
-            progress.report(plan.progress("write"), f"{partition:05d}", written)
+        for partition in range(shard, plan.partitions, plan.shards):
+            events = read_arrow(plan.sequences(partition))
+            for users in user_batches(events, item_ids, actions):
+                held = sequences.in_validation(users.user_ids, share=plan.validation_share)
+                for record, is_held in zip(encode_examples(users, catalogue), held, strict=True):
+                    writers[schema.VALIDATION if is_held else schema.TRAIN].write(record)
+                written += len(users.item)
+                progress.report(plan.progress("write"), f"{shard:05d}", written)
     shards = [
         {
             "file": f"{split}/{name}",
@@ -241,8 +284,8 @@ def encode_partition(partition: int, plan: Plan, actions: tuple[str, ...]) -> in
         }
         for split, writer in writers.items()
     ]
-    write_json(plan.work / f"encode-{partition:05d}.json", {"shards": shards, "written": written})
-    return partition
+    write_json(plan.work / f"encode-{shard:05d}.json", {"shards": shards, "written": written})
+    return shard
 
 
 def user_batches(
@@ -271,59 +314,3 @@ def user_batches(
             action_index=action[start:stop],
         )
         begin = end
-
-
-# ------------------------------------------------------------------------------- files
-
-
-def dead_letter_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    return folder / schema.DEAD_LETTERS / f"{name}.jsonl"
-
-
-class DeadLetters:
-    """A file of dead letters, one JSON object a row: file, row, reason and what it held."""
-
-    def __init__(self, path: pathlib.Path, source: str) -> None:
-        self._path, self._source = path, source
-        self._file: Any = None
-
-    def __enter__(self) -> "DeadLetters":
-        return self
-
-    def write(self, dead: Iterable[DeadRow]) -> None:
-        for letter in dead:
-            if self._file is None:  # no file without a letter
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("w", encoding="utf-8")
-            line = {"file": self._source, **dataclasses.asdict(letter)}
-            self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(part, path)
-
-
-@contextlib.contextmanager
-def _arrow_stream(path: pathlib.Path, kind: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, kind) as writer:
-        yield writer
-    os.replace(part, path)
-
-
-def _read_arrow_stream(path: str) -> Iterator[pa.Table]:
-    with pa.memory_map(path) as file, pa.ipc.open_stream(file) as reader:
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
-
-
-def read_arrow(path: pathlib.Path) -> pa.Table:
-    """A whole Arrow stream, memory-mapped."""
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-        return reader.read_all()

@@ -13,7 +13,7 @@ def print_summary(output: pathlib.Path, counters: dict[str, Any]) -> None:
     table = Table(title=str(output), show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name in ("rows", "item_rows", "label_rows"):
+    for name in ("files", "rows", "item_rows", "label_rows"):
         rows = counters.get(name)
         if rows is None:
             continue
@@ -21,7 +21,8 @@ def print_summary(output: pathlib.Path, counters: dict[str, Any]) -> None:
         for kind in ("filtered", "dead"):
             for reason, count in rows.get(kind, {}).items():
                 table.add_row(f"  {kind}: {reason}", f"{count:,}")
-        table.add_row("  kept", f"{rows['kept']:,}", end_section=True)
+        if "kept" in rows:
+            table.add_row("  kept", f"{rows['kept']:,}", end_section=True)
     for name in ("duplicates", "capped", "written"):
         table.add_row(f"events {name}", f"{counters['events'][name]:,}")
     for split, users in counters["users"].items():

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from beam_pipelines.errors import InputError
 from beam_pipelines.events import Validated, mapped_columns, validate_items, validate_labels
-from beam_pipelines.readers import RawBatch, find_files, find_sources, read_batches
-from beam_pipelines.stages import DeadLetters, dead_letter_file
+from beam_pipelines.files import DeadLetters, dead_letter_file
+from beam_pipelines.readers import RawBatch, read_batches
+from beam_pipelines.sources import check_columns, find_files, find_sources
 from guim_tf.mapping import ItemsMapping, LabelsMapping, Mapping
 
 
@@ -59,10 +61,15 @@ def _read(
     columns, ids = mapped_columns(mapping)
     parts, read = [], 0
     dead: collections.Counter[str] = collections.Counter()
-    for number, source in enumerate(find_sources(find_files(mapping.files, base=base))):
-        path = dead_letter_file(folder, f"{name}-{number:05d}")
-        with DeadLetters(path, source.path) as letters:
+    files = find_files(mapping.files, base=base)
+    for path in files:
+        check_columns(path, columns, ids=ids)
+    for number, source in enumerate(find_sources(files, columns, ids=ids)):
+        letter_file = dead_letter_file(folder, f"{name}-{number:05d}")
+        with DeadLetters(letter_file, source.path) as letters:
             for raw in read_batches(source, columns, ids=ids):
+                if raw.broken is not None:
+                    raise InputError(f"{source.path}: {raw.broken.reason}: {raw.broken.content}")
                 valid = validate(raw)
                 letters.write(valid.dead)
                 dead.update(letter.reason for letter in valid.dead)

@@ -1,11 +1,17 @@
 """Counts and attributes of items -> vocabularies and the catalogue `items.parquet`.
 
 Only events before `as_of` count. Words and categories come from the items that have such an
-event, so that nothing sold for the first time later leaves a trace in a vocabulary.
+event, so that nothing sold for the first time later leaves a trace in a vocabulary; the title and
+the category of an item are the latest of the whole log.
+
+A vocabulary that goes on from an older one keeps every row of it: tokens that are new stand
+behind, in their own order; tokens that are no longer frequent enough stay known, and their rows
+are listed in `schema.RETIRED_FILE`, for whoever wants to drop them from a table.
 """
 
-import collections
 import dataclasses
+import itertools
+import json
 import pathlib
 from collections.abc import Iterator
 
@@ -15,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_pipelines.examples import Catalogue
+from beam_pipelines.heavy_hitters import HeavyHitters
 from beam_pipelines.sequences import codes
 from guim_tf import schema
 
@@ -32,6 +39,8 @@ ATTRIBUTES = pa.schema(
 FIELDS = ("category_id", "title")
 ROW_GROUP = 65_536  # rows of `items.parquet` that are read together
 _TITLES = 65_536  # tokenised at a time: what bounds memory
+_SPARE_WORDS = 4  # distinct words counted exactly, in multiples of the vocabulary's limit
+_SPARE_ROW = "\x1ahashed"  # begins the name of a row that words were hashed into; no word has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +62,26 @@ class Vocabularies:
     categories: schema.Vocabulary
     words: schema.Vocabulary
     tokenizer: str
+    word_count_error: int = 0  # see `HeavyHitters`; 0 where all counts are exact
+
+
+@dataclasses.dataclass(frozen=True)
+class PastTokens:
+    """Tokens of the vocabularies that new ones go on from, in row order."""
+
+    items: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, folder: pathlib.Path) -> "PastTokens":
+        """The vocabularies of a data set."""
+        return cls(
+            **{
+                name: tuple(schema.read_vocabulary(folder / file)[0])
+                for name, file in schema.VOCABULARY_FILES.items()
+            }
+        )
 
 
 # ------------------------------------------------------------------------------- from events
@@ -167,35 +196,76 @@ def _lookup(
     return pc.fill_null(values.combine_chunks().take(rows), default)
 
 
-def top(counts: dict[str, int], limit: int) -> tuple[list[str], list[int]]:
+def top(counts: dict[str, int], limit: int) -> list[str]:
     """The most frequent tokens, most frequent first and then by token."""
     pairs = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
-    return [token for token, _ in pairs], [count for _, count in pairs]
+    return [token for token, _ in pairs]
 
 
-def write_catalogue(catalogue: pa.Table, *, folder: pathlib.Path, limits: Limits) -> Vocabularies:
+def go_on(past: tuple[str, ...], frequent: list[str]) -> tuple[list[str], list[int]]:
+    """Tokens in row order, none of which moves: the past ones, then those that are new.
+
+    Returns:
+      the tokens, and the places of those that are not among the `frequent` ones.
+    """
+    known, wanted = set(past), set(frequent)
+    tokens = [*past, *(token for token in frequent if token not in known)]
+    return tokens, [place for place, token in enumerate(past) if token not in wanted]
+
+
+def go_on_words(
+    past: tuple[str, ...], frequent: list[str], *, hash_rows: int
+) -> tuple[list[str], list[int]]:
+    """`go_on`, where the rows behind the past words were those that unknown words shared.
+
+    They retire too: no word may get a row that has meant others.
+    """
+    if past and set(frequent) - set(past):
+        spare = range(len(past), len(past) + hash_rows)
+        past = (*past, *(f"{_SPARE_ROW} {place}" for place in spare))
+    return go_on(past, frequent)
+
+
+def write_catalogue(
+    catalogue: pa.Table, *, folder: pathlib.Path, limits: Limits, past: PastTokens | None = None
+) -> Vocabularies:
     """Writes the vocabulary files and `items.parquet`; `catalogue` is from `join_catalogue`.
 
-    This is where titles are tokenised, each item once: importing TensorFlow takes seconds, so
-    it happens here and in no worker.
+    With a `past`, the new vocabularies go on from it. This is where titles are tokenised, each
+    item once: importing TensorFlow takes seconds, so it happens here and in no worker.
     """
     from guim_tf import text
 
     sold = catalogue.filter(pc.greater(catalogue["count"], 0))
-    head = sold.slice(0, limits.max_items)
-    items = _write(folder, "items", head["item_id"].to_pylist(), head["count"].to_pylist())
+    before = past or PastTokens()
+    item_ids, old_items = go_on(before.items, sold["item_id"][: limits.max_items].to_pylist())
+    known = _lookup(
+        pa.array(item_ids, pa.string()), catalogue["item_id"], catalogue["count"], pa.scalar(0)
+    )
+    items = _write(folder, "items", item_ids, known.to_pylist())
 
     grouped = sold.group_by("category_id").aggregate([("count", "sum")]).to_pydict()
     category_counts = dict(zip(grouped["category_id"], grouped["count_sum"], strict=True))
     category_counts.pop("", None)
-    category_ids, counts = top(category_counts, limits.max_categories)
+    frequent = top(category_counts, limits.max_categories)
+    category_ids, old_categories = go_on(before.categories, frequent)
+    counts = [category_counts.get(each, 0) for each in category_ids]
     categories = _write(folder, "categories", category_ids, counts)
 
-    word_counts: collections.Counter[str] = collections.Counter()
+    held = HeavyHitters(_SPARE_WORDS * max(limits.max_words, 1))
     for titles in _batches(sold["title"]):
-        for tokens in text.token_lists(titles):
-            word_counts.update(set(tokens[: limits.max_title_tokens]))
-    words = _write(folder, "words", *top(word_counts, limits.max_words))
+        lists = (set(tokens[: limits.max_title_tokens]) for tokens in text.token_lists(titles))
+        held.add(itertools.chain.from_iterable(lists))
+    frequent = top(held.counts, limits.max_words)
+    tokens, old_words = go_on_words(before.words, frequent, hash_rows=limits.word_hash_rows)
+    words = _write(folder, "words", tokens, [held.counts[each] for each in tokens])
+    if past is not None:
+        retired = {
+            "items": [schema.FIRST_ROW + place for place in old_items],
+            "categories": [schema.FIRST_ROW + place for place in old_categories],
+            "words": [1 + place for place in old_words],
+        }
+        (folder / schema.RETIRED_FILE).write_text(json.dumps(retired) + "\n", encoding="utf-8")
 
     table = text.WordTable(
         str(folder / schema.VOCABULARY_FILES["words"]),
@@ -203,15 +273,15 @@ def write_catalogue(catalogue: pa.Table, *, folder: pathlib.Path, limits: Limits
         hash_rows=limits.word_hash_rows,
         max_tokens=limits.max_title_tokens,
     )
-    tokens = pa.chunked_array(
+    rows_of_titles = pa.chunked_array(
         [
             pa.array(text.row_lists(table, titles), pa.list_(pa.int64()))
             for titles in _batches(catalogue["title"])
         ],
         pa.list_(pa.int64()),
     )
-    _write_items(catalogue, tokens, items.size, category_ids, folder)
-    return Vocabularies(items, categories, words, text.TOKENIZER)
+    _write_items(catalogue, rows_of_titles, item_ids, category_ids, folder)
+    return Vocabularies(items, categories, words, text.TOKENIZER, held.error)
 
 
 def _batches(titles: pa.ChunkedArray) -> Iterator[list[str]]:
@@ -228,25 +298,29 @@ def _write(
 def _write_items(
     catalogue: pa.Table,
     tokens: pa.ChunkedArray,
-    vocabulary_size: int,
+    item_ids: list[str],
     category_ids: list[str],
     folder: pathlib.Path,
 ) -> None:
-    index = np.arange(catalogue.num_rows, dtype=np.int64) + schema.FIRST_ROW
-    index[vocabulary_size:] = schema.UNKNOWN_ROW
-    known = pc.index_in(catalogue["category_id"], value_set=pa.array(category_ids, pa.string()))
-    category_index = pc.fill_null(
-        pc.add(known.cast(pa.int64()), schema.FIRST_ROW), schema.UNKNOWN_ROW
-    )
     keys = [schema.fingerprint64(each) for each in catalogue["item_id"].to_pylist()]
     columns = {
         "item_key": pa.array(keys, pa.int64()),
-        "item_index": pa.array(index),
-        "category_index": category_index,
+        "item_index": _rows(catalogue["item_id"], item_ids),
+        "category_index": _rows(catalogue["category_id"], category_ids),
         "title_tokens": tokens,
     } | {name: catalogue[name] for name in ("category_id", "title", *COUNTS.names)}
     table = pa.table({name: columns[name] for name in schema.ITEM_COLUMNS})
+    index = table["item_index"].to_numpy()
+    unknown = index == schema.UNKNOWN_ROW
+    if not np.all(np.diff(index[~unknown]) == 1):  # it went on: back into vocabulary order
+        table = table.take(pa.array(np.lexsort((index, unknown))))
     pq.write_table(table, folder / schema.ITEMS_FILE, row_group_size=ROW_GROUP)
+
+
+def _rows(tokens: pa.ChunkedArray, vocabulary: list[str]) -> pa.ChunkedArray:
+    """Rows of the table that a vocabulary stands for: int64 `[n]`."""
+    place = pc.index_in(tokens, value_set=pa.array(vocabulary, pa.string()))
+    return pc.fill_null(pc.add(place.cast(pa.int64()), schema.FIRST_ROW), schema.UNKNOWN_ROW)
 
 
 def load_catalogue(folder: pathlib.Path) -> tuple[pa.Array, Catalogue]:

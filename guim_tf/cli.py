@@ -10,6 +10,7 @@ from guim_tf.version import __version__
 COMMANDS = {
     "prepare": ("guim_tf.datasets.prepare:main", "write a public or synthetic log and its mapping"),
     "build-dataset": ("beam_pipelines.build_dataset:main", "a log to TFRecords, with Beam"),
+    "inspect": ("guim_tf.inspection.command:main", "print and draw what a data set holds"),
     "train": ("guim_tf.training:main", "train a model, or resume its training"),
     "export": ("guim_tf.export:main", "write the encoders as SavedModels"),
     "embed-items": ("beam_pipelines.embed:main_items", "vectors of a catalogue, with Beam"),

@@ -1,13 +1,17 @@
 """The mapping file: which columns of a log, an item table and a label table hold what."""
 
 import dataclasses
+import zoneinfo
 
 from guim_tf.strict_json import check
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """Where a field comes from: a column, or its first `prefix` characters."""
+    """Where a field comes from: a column, or its first `prefix` characters.
+
+    A dot leads into nested fields of Parquet and JSON lines: `user.id`.
+    """
 
     column: str
     prefix: int | None = None
@@ -59,13 +63,12 @@ TIMESTAMP_UNITS = ("seconds", "milliseconds", "iso")
 class EventsMapping:
     """Which columns of the event files hold what. One row is one interaction."""
 
-    files: tuple[
-        str, ...
-    ]  # globs, relative to the mapping file; .csv .csv.gz .jsonl .jsonl.gz .parquet
+    files: tuple[str, ...]  # globs from the mapping file: .parquet .csv .jsonl (.gz .bz2 .zst)
     user_id: Column
     item_id: Column
     timestamp: Column
     timestamp_unit: str = "seconds"
+    time_zone: str = "UTC"  # of times that name none; where clocks go back, the earlier one
     action: Column | None = None
     category_id: Column | None = None
     title: Column | None = None
@@ -79,6 +82,14 @@ class EventsMapping:
             "timestamp_unit",
             f"one of {TIMESTAMP_UNITS}",
         )
+        check(_is_zone(self.time_zone), self, "time_zone", "a name such as Europe/Istanbul")
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(zoneinfo.ZoneInfo(name))
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

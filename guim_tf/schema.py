@@ -49,6 +49,7 @@ VOCABULARY_FILES = {
     "categories": "vocabularies/categories.tsv",
     "words": "vocabularies/words.tsv",
 }
+RETIRED_FILE = "vocabularies/retired.json"  # rows that are kept, of tokens no longer frequent
 TRAIN, VALIDATION = "train", "validation"
 DEAD_LETTERS = "dead_letters"
 

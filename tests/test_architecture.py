@@ -61,7 +61,7 @@ LAYERS = (
     ("encoders",),
     ("alignment",),
     ("evaluation",),
-    ("validation",),
+    ("validation", "inspection"),
     ("runs",),
     ("warm_start", "fitting"),
     ("training",),

@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from beam_pipelines import build_dataset as job
 from beam_pipelines import stages
-from beam_pipelines.build_dataset import build_dataset, check_counters, main
+from beam_pipelines.build_dataset import build_dataset, main
+from beam_pipelines.counters import check_counters
+from beam_pipelines.files import read_arrow
 from beam_pipelines.in_memory import make_records
 from beam_pipelines.output import new_folder
 from beam_pipelines.readers import Source
@@ -124,28 +126,6 @@ def test_beam_makes_the_records_of_the_in_process_function(
         assert (result.output / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
-def test_several_processes_give_the_same_files(write_log, tmp_path):
-    mapping = write_log(*lines(users=6))
-    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    one = build_dataset(mapping_file=mapping, output=tmp_path / "one")
-    two = build_dataset(mapping_file=mapping, output=tmp_path / "two", pipeline_options=flags)
-    assert one.counters == two.counters
-    for shard in one.counters["shards"]:
-        assert (one.output / shard["file"]).read_bytes() == (
-            two.output / shard["file"]
-        ).read_bytes()
-
-
-def test_several_threads_are_refused(write_log, tmp_path):
-    with pytest.raises(ValueError, match="multi_threading silently loses rows"):
-        build_dataset(
-            mapping_file=write_log(*lines(users=2)),
-            output=tmp_path / "ds",
-            pipeline_options=["--direct_running_mode=multi_threading"],
-        )
-    assert not (tmp_path / "ds").exists()
-
-
 def test_item_and_label_tables(write_log, tmp_path):
     (tmp_path / "items.csv").write_text("id,cat,name\nx,c1,Red cup\nunsold,c2,Blue\n,c3,lost\n")
     (tmp_path / "labels.csv").write_text("who,age,sex\na,7,\na,8,f\nnobody,9,m\n")
@@ -207,8 +187,9 @@ def test_a_scan_spills_at_most_the_cap_of_each_chunk(write_log, tmp_path):
         compression="",
     )
     plan.work.mkdir()
-    [(_, spill)] = stages.scan_source((0, Source(str(tmp_path / "events.csv"), 0)), plan)
-    assert stages.read_arrow(pathlib.Path(spill)).num_rows == 10
+    [(_, (spill, last))] = stages.scan_source((0, Source(str(tmp_path / "events.csv"), 0)), plan)
+    assert read_arrow(pathlib.Path(spill)).num_rows == 10
+    assert last == T0 + 1999
     assert json.loads((plan.work / "scan-00000.json").read_text())["capped"] == 1990
 
 
@@ -312,7 +293,7 @@ def test_an_empty_file_of_any_kind_is_no_log(write_mapping, tmp_path, kind):
     else:
         empty = {name: pa.array([], pa.string()) for name in ("user", "item", "time")}
         pq.write_table(pa.table(empty), path)
-    message = "no column 'user'" if kind == "jsonl" else "holds no event: 0 rows read"
+    message = "is an empty file" if kind == "jsonl" else "holds no event: 0 rows read"
     with pytest.raises(ValueError, match=message):
         build_dataset(mapping_file=write_mapping(files=[path.name]), output=tmp_path / "ds")
     assert hidden(tmp_path / "ds") == []
@@ -342,9 +323,13 @@ def test_a_file_that_breaks_while_it_is_read_is_named(tmp_path, write_mapping):
     data = gzip.compress(b"user,item,time\n" + rows.encode())
     (tmp_path / "events.csv.gz").write_bytes(data[:-1000])
     mapping = write_mapping(files=["events.csv.gz"])
-    with pytest.raises(ValueError, match=r"events\.csv\.gz can't be read to its end"):
+    with pytest.raises(ValueError, match=r"1 of 1 files are .*: file can't be read to its end: 1"):
         build_dataset(mapping_file=mapping, output=tmp_path / "ds")
-    assert hidden(tmp_path / "ds") == []
+    assert not (tmp_path / "ds").exists()
+    letters = (tmp_path / ".ds.failed/dead_letters/events-00000.jsonl").read_text().splitlines()
+    cut, broken = map(json.loads, letters)
+    assert broken["file"] == str(tmp_path / "events.csv.gz")
+    assert broken["row"] == cut["row"] + 1 > 190_000  # the row that was cut is dead, too
 
 
 # ------------------------------------------------------------------------------- all or nothing
@@ -365,11 +350,11 @@ def test_an_interrupted_run_leaves_nothing_and_its_leftovers_go(write_log, tmp_p
     output = tmp_path / "ds"
     mapping = write_log(f"a,x,{T0}")
 
-    def interrupt(**_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "write_records", interrupt)
+        patch.setattr(job, "_write_catalogue", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_dataset(mapping_file=mapping, output=output, holdout_days=0)
     assert not output.exists()
@@ -379,6 +364,18 @@ def test_an_interrupted_run_leaves_nothing_and_its_leftovers_go(write_log, tmp_p
     result = build_dataset(mapping_file=mapping, output=output, holdout_days=0)
     assert hidden(output) == []
     assert not (result.output / "train/old").exists()
+
+
+def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path):
+    """The kill came after the old one was moved aside, before the new one took its name."""
+    output = tmp_path / "ds"
+    build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=output, holdout_days=0)
+    output.rename(tmp_path / ".ds.old")
+    (tmp_path / ".ds.incomplete-123").mkdir()
+    with pytest.raises(ValueError, match="holds no event"):
+        build_dataset(mapping_file=write_log(), output=output)
+    assert schema.read_vocabulary(output / "vocabularies/items.tsv")[0] == ["x"]
+    assert hidden(output) == []
 
 
 def test_a_folder_that_is_no_data_set_is_not_replaced(write_log, tmp_path):

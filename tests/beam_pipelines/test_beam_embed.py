@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from beam_pipelines import embed, inference
 from beam_pipelines.build_dataset import build_dataset
 from beam_pipelines.embed import embed_items, embed_users, find_model, main_items, main_users
 from guim_tf import schema
@@ -170,3 +171,88 @@ def test_the_commands_write_what_the_functions_do(
         assert main([*arguments, "--batch-size", "4"]) == 0
         assert "7 rows" in capsys.readouterr().out
         assert len(vectors(output, column)) == 7
+
+
+# ------------------------------------------------------------------------------- chunks
+
+
+def chunk(lengths: list[int]) -> inference.Chunk:
+    ids = [f"r{row}" for row in range(len(lengths))]
+    values = np.array(lengths, np.float64)
+    return inference.Chunk(0, 0, ids, np.array(lengths), {"x": values, "row": np.arange(len(ids))})
+
+
+def test_rows_of_like_length_are_encoded_together_and_come_back_in_order():
+    batches = []
+
+    def encode(inputs):
+        batches.append(inputs["x"].tolist())
+        return np.stack([inputs["x"], inputs["row"]], axis=1)
+
+    vectors = inference.encode_by_length(chunk([9, 1, 8, 1, 9]), encode, batch_size=2)
+    assert batches == [[1, 1], [8, 9], [9]]
+    assert vectors.tolist() == [[9, 0], [1, 1], [8, 2], [1, 3], [9, 4]]
+    assert vectors.dtype == np.float32
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Names of the chunks that are encoded; the third one fails while `fail` is set."""
+    names, real = [], inference.encode_by_length
+
+    def encode(chunk, *arguments, **options):
+        if len(names) == 2 and names.fail:
+            raise RuntimeError("out of memory")
+        names.append(chunk.name)
+        return real(chunk, *arguments, **options)
+
+    class Names(list):
+        fail = True
+
+    names = Names()
+    monkeypatch.setattr(inference, "encode_by_length", encode)
+    monkeypatch.setattr(embed, "CHUNK_BATCHES", 1)
+    return names
+
+
+def test_an_interrupted_job_goes_on_with_the_chunks_that_are_missing(
+    dataset, item_model, tmp_path, encoded
+):
+    job = {"model": item_model, "dataset": dataset, "output": tmp_path / "items.parquet"}
+    with pytest.raises(Exception, match="out of memory"):
+        embed_items(**job, batch_size=2)
+    assert [path.name for path in tmp_path.glob("*")] == [".items.parquet.work"]
+    encoded.fail = False
+    assert embed_items(**job, batch_size=2).rows == 7
+    assert encoded == [f"part-00000-0000{number}.parquet" for number in range(4)]
+    assert [path.name for path in tmp_path.iterdir()] == ["items.parquet"]
+    catalogue = pq.read_table(dataset / "items.parquet").to_pydict()
+    assert pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist() == catalogue["item_id"]
+
+
+def test_chunks_of_another_job_are_not_used(dataset, item_model, tmp_path, encoded):
+    job = {"model": item_model, "dataset": dataset, "output": tmp_path / "items.parquet"}
+    with pytest.raises(Exception, match="out of memory"):
+        embed_items(**job, batch_size=2)
+    encoded.fail = False
+    assert embed_items(**job, batch_size=3).rows == 7  # another batch size: other chunks
+    assert len(encoded) == 2 + 3
+
+
+def test_a_cluster_makes_the_same_vectors(dataset, item_model, tmp_path):
+    pytest.importorskip("distributed")
+    job = {"model": item_model, "dataset": dataset, "batch_size": 1}
+    one = embed_items(**job, output=tmp_path / "one.parquet")
+    flags = ["--runner=DaskRunner"]
+    other = embed_items(**job, output=tmp_path / "other.parquet", pipeline_options=flags)
+    assert pq.read_table(one.output).equals(pq.read_table(other.output))
+
+
+def test_rows_that_a_runner_loses_fail_the_job(dataset, item_model, tmp_path, monkeypatch):
+    write = embed._write_chunk
+    monkeypatch.setattr(embed, "_write_chunk", lambda e, job: e.chunk.number and write(e, job))
+    monkeypatch.setattr(embed, "CHUNK_BATCHES", 1)
+    job = {"model": item_model, "dataset": dataset, "output": tmp_path / "items.parquet"}
+    with pytest.raises(RuntimeError, match="4 vectors were written for 7 rows"):
+        embed_items(**job, batch_size=3)
+    assert not (tmp_path / "items.parquet").exists()

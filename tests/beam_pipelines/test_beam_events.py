@@ -5,11 +5,13 @@ import pyarrow as pa
 import pytest
 
 from beam_pipelines.events import (
+    Window,
     cast_rows,
     mapped_columns,
     validate_events,
     validate_items,
     validate_labels,
+    within,
 )
 from beam_pipelines.readers import DeadRow, RawBatch
 from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
@@ -241,3 +243,45 @@ def test_mapped_columns_tells_ids_from_the_rest():
     names, ids = mapped_columns(mapping(title=Column("t"), filters=(RowFilter("q", ">", 0),)))
     assert names == ("user", "item", "t", "time", "q")
     assert ids == {"user", "item", "t"}
+
+
+# ------------------------------------------------------------------------------- time zones
+
+
+@pytest.mark.parametrize("kind", [None, pa.timestamp("ms"), pa.timestamp("us", "UTC")])
+def test_a_time_that_names_no_zone_is_of_the_mapping(kind):
+    """Berlin is an hour ahead in winter and two in summer; a zone in the cell comes first."""
+    texts = ["2011-12-09T13:00:00", "2011-07-09T14:00:00", "2011-12-09T12:00:00"]
+    if kind is None:
+        cells = pa.array([*texts[:2], texts[2] + "Z"])
+    else:
+        cells = pa.array(texts).cast(pa.timestamp("s")).cast(pa.timestamp(kind.unit)).cast(kind)
+    raw = batch(user=["u"] * 3, item=["i"] * 3, time=cells)
+    valid = validate_events(raw, mapping(timestamp_unit="iso", time_zone="Europe/Berlin"))
+    july = NOON - 153 * 86_400
+    hours = [0, 0, 0] if kind is None else [0, 0, -1] if kind.tz is None else [1, 2, 0]
+    expected = [base + 3600 * h for base, h in zip([NOON, july, NOON], hours, strict=True)]
+    assert valid.table["timestamp"].to_pylist() == expected
+
+
+def test_an_hour_that_comes_twice_or_never_is_still_a_time():
+    """2011-10-30 02:30 comes twice in Berlin: the first is 00:30 UTC. 2011-03-27 02:30 never."""
+    raw = batch(user=["u"] * 2, item=["i"] * 2, time=["2011-10-30T02:30", "2011-03-27T02:30"])
+    valid = validate_events(raw, mapping(timestamp_unit="iso", time_zone="Europe/Berlin"))
+    twice = datetime.datetime(2011, 10, 30, 0, 30, tzinfo=datetime.UTC)
+    never = datetime.datetime(2011, 3, 27, 1, 0, tzinfo=datetime.UTC)
+    assert valid.table["timestamp"].to_pylist() == [twice.timestamp(), never.timestamp()]
+    assert not valid.dead
+
+
+def test_a_zone_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"time_zone.*Middle/Earth.*Europe/Istanbul"):
+        mapping(time_zone="Middle/Earth")
+
+
+def test_a_window_keeps_its_first_second_and_not_its_last():
+    raw = batch(user=["u"] * 4, item=["i"] * 4, time=[9, 10, 19, 20])
+    valid = within(validate_events(raw, mapping()), Window(10, 20, "the test"))
+    assert valid.table["timestamp"].to_pylist() == [10, 19]
+    assert valid.rows.tolist() == [2, 3]
+    assert valid.filtered == {"outside of the test": 2}

@@ -128,7 +128,7 @@ def test_the_catalogue_holds_items_of_the_events_and_of_the_table():
 
 
 def test_top_breaks_ties_by_token():
-    assert vocabulary.top({"b": 2, "a": 2, "c": 5, "d": 1}, 3) == (["c", "a", "b"], [5, 2, 2])
+    assert vocabulary.top({"b": 2, "a": 2, "c": 5, "d": 1}, 3) == ["c", "a", "b"]
 
 
 @pytest.fixture

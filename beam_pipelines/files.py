@@ -1,0 +1,70 @@
+"""The files that workers leave for each other: JSON, Arrow streams and dead letters.
+
+A file takes its name when it is complete, so that work may be repeated.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from beam_pipelines.readers import DeadRow
+from guim_tf import schema
+
+
+def dead_letter_file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    return folder / schema.DEAD_LETTERS / f"{name}.jsonl"
+
+
+class DeadLetters:
+    """A file of dead letters, one JSON object a row: file, row, reason and what it held."""
+
+    def __init__(self, path: pathlib.Path, source: str) -> None:
+        self._path, self._source = path, source
+        self._file: Any = None
+
+    def __enter__(self) -> "DeadLetters":
+        return self
+
+    def write(self, dead: Iterable[DeadRow]) -> None:
+        for letter in dead:
+            if self._file is None:  # no file without a letter
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("w", encoding="utf-8")
+            line = {"file": self._source, **dataclasses.asdict(letter)}
+            self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def arrow_stream(path: pathlib.Path, kind: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, kind) as writer:
+        yield writer
+    os.replace(part, path)
+
+
+def read_arrow_batches(path: str) -> Iterator[pa.Table]:
+    with pa.memory_map(path) as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def read_arrow(path: pathlib.Path) -> pa.Table:
+    """A whole Arrow stream, memory-mapped."""
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        return reader.read_all()

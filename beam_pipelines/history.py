@@ -1,0 +1,113 @@
+"""What a data set remembers of its events, so that a day can be added to it.
+
+`history/` holds the compacted sequences, the latest attributes of the items, and which days and
+settings they were made with. A day is added by compacting the old sequences with the new events:
+the result is what one run over all days would have made.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+
+import pyarrow as pa
+
+from beam_pipelines import vocabulary
+from beam_pipelines.errors import InputError
+from beam_pipelines.events import Window
+from beam_pipelines.files import arrow_stream, read_arrow, write_json
+from beam_pipelines.settings import Settings
+from beam_pipelines.stages import PastSequences, Plan
+from guim_tf import schema
+
+FOLDER = "history"
+_FILE, _ATTRIBUTES = "history.json", "attributes.arrow"
+# A change of these would change what the old events became.
+FIXED_SETTINGS = ("max_events_per_user", "word_hash_rows", "max_title_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The state of a data set to which days are added."""
+
+    days: tuple[str, ...] = ()
+    files: int = 0  # event files read so far: the next one's place in the input
+    settings: tuple[int, ...] = ()  # values of FIXED_SETTINGS
+
+    @classmethod
+    def load(cls, dataset: pathlib.Path) -> "History":
+        """What a data set remembers; nothing where there is no data set yet.
+
+        Raises:
+          InputError: the data set was built without `--append`.
+        """
+        if not (dataset / schema.SCHEMA_FILE).is_file():
+            return cls()
+        path = dataset / FOLDER / _FILE
+        if not path.is_file():
+            raise InputError(
+                f"{dataset} has no {FOLDER}/, so no day can be added to it. Build it again with "
+                "--append day=... from its first day on, or name another folder."
+            )
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tuple(fields["days"]), fields["files"], tuple(fields["settings"]))
+
+    def add(self, day: str, *, files: int, settings: Settings) -> "History":
+        """The state after a day; raises `InputError` where the day can't be added."""
+        chosen = tuple(getattr(settings, name) for name in FIXED_SETTINGS)
+        if day in self.days:
+            raise InputError(f"{day} is in the data set already; each day is added once.")
+        for name, old, new in zip(FIXED_SETTINGS, self.settings or chosen, chosen, strict=True):
+            if old != new:
+                raise InputError(
+                    f"{name} is {new}, and the days before were built with {old}; "
+                    "keep it, or build a new data set from all days."
+                )
+        return History((*self.days, day), self.files + files, chosen)
+
+    def save(self, plan: Plan, attributes: pa.Table) -> None:
+        """Moves the sequences out of the work folder and writes the rest beside them."""
+        folder = plan.folder / FOLDER
+        folder.mkdir()
+        for partition in range(plan.partitions):
+            path = plan.sequences(partition)
+            os.replace(path, folder / path.name)
+        with arrow_stream(folder / _ATTRIBUTES, vocabulary.ATTRIBUTES) as writer:
+            writer.write_table(attributes)
+        write_json(folder / _FILE, dataclasses.asdict(self))
+
+
+def refuse_replacing(dataset: pathlib.Path) -> None:
+    """Raises where days were added to a data set: their logs may be gone."""
+    if (dataset / FOLDER).is_dir():
+        days = History.load(dataset).days
+        raise InputError(
+            f"{dataset} holds {len(days)} days that were added, the last {days[-1]}. Add one more "
+            "with --append day=..., name another folder, or remove this one."
+        )
+
+
+def sequences_of(dataset: pathlib.Path) -> list[PastSequences]:
+    """The sequences of the days before, as inputs of a scan."""
+    files = sorted((dataset / FOLDER).glob("sequences-*.arrow"))
+    return [PastSequences(str(path)) for path in files]
+
+
+def attributes_of(dataset: pathlib.Path) -> pa.Table:
+    """`ATTRIBUTES` of the days before."""
+    return read_arrow(dataset / FOLDER / _ATTRIBUTES)
+
+
+def parse_day(text: str) -> Window:
+    """`day=2011-11-10` -> that day, from midnight to midnight UTC."""
+    name, _, value = text.partition("=")
+    try:
+        if name != "day":
+            raise ValueError(text)
+        start = datetime.datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=datetime.UTC)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form day=2011-11-10") from e
+    seconds = int(start.timestamp())
+    return Window(seconds, seconds + schema.DAY, value)

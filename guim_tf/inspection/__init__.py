@@ -1,0 +1,1 @@
+"""`guim inspect`: what a data set holds, where its rows went, whether its time split is clean."""
