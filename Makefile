@@ -28,7 +28,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for file in benchmarks/bench_*.py benchmarks/pipeline.py benchmarks/train.py benchmarks/tables.py; do $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/bench_*.py benchmarks/pipeline.py benchmarks/train.py benchmarks/tables.py benchmarks/retrieval.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) work build *.egg-info
