@@ -28,7 +28,7 @@ from serving.batching_parameters import BatchingParameters
 
 HISTORY = 100  # N
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-CLIENTS = (1, 2, 4, 8, 16, 32, 64)
+CLIENTS = (1, 4, 16, 32, 64)
 AT_CAPACITY = 32  # clients
 K = 20
 REQUESTS = 256

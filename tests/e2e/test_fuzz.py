@@ -21,7 +21,7 @@ from guim_tf.schema import Schema
 from serving import tensors
 from serving.server import discover, serve
 
-EXAMPLES = int(os.environ.get("GUIM_FUZZ_EXAMPLES", "1500"))
+EXAMPLES = int(os.environ.get("GUIM_FUZZ_EXAMPLES", "800"))
 TIMEOUT = 60
 OK, INVALID = grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND, INTERNAL = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INTERNAL
@@ -148,7 +148,7 @@ def bad_requests(draw, shop):
         request.model_spec.name = draw(st.text(min_size=1, max_size=30).map(lambda t: "x" + t))
         expected = {NOT_FOUND}
     elif kind == "version":
-        request.model_spec.version.value = draw(st.integers(2, (1 << 63) - 1))
+        request.model_spec.version.value = draw(st.integers(1000, (1 << 63) - 1))
         expected = {NOT_FOUND}
     elif kind == "label":
         request.model_spec.version_label = draw(st.text(max_size=30))
