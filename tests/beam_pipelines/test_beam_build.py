@@ -410,6 +410,18 @@ def test_counters_that_do_not_add_up_fail_the_job():
             check_counters(wrong, users=3)
 
 
+def test_a_runner_that_drops_a_source_fails_the_job(write_mapping, tmp_path, monkeypatch):
+    """What is left adds up by itself: only the number of scans tells."""
+    for number in range(3):
+        (tmp_path / f"part{number}.csv").write_text(f"user,item,time\na,x,{T0 + number}\n")
+    mapping = write_mapping(files=["part*.csv"])
+    group = job.read_and_group
+    monkeypatch.setattr(job, "read_and_group", lambda inputs, **rest: group(inputs[:-1], **rest))
+    with pytest.raises(RuntimeError, match="2 of 3 sources were scanned"):
+        build_dataset(mapping_file=mapping, output=tmp_path / "ds", holdout_days=0)
+    assert not (tmp_path / "ds").exists()
+
+
 def test_the_command_prints_progress_and_a_summary(write_log, tmp_path, capsys):
     arguments = ["--mapping", str(write_log(f"a,x,{T0}")), "--output", str(tmp_path / "ds")]
     assert main([*arguments, "--as-of", "2023-11-16", "--shards", "1"]) == 0
