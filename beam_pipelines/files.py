@@ -4,7 +4,6 @@ A file takes its name when it is complete, so that work may be repeated.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -35,13 +34,21 @@ class DeadLetters:
         for letter in dead:
             if self._file is None:  # no file without a letter
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("w", encoding="utf-8")
-            line = {"file": self._source, **dataclasses.asdict(letter)}
-            self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+                # Half a surrogate pair is written as the JSON escape that it came from.
+                self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace")
+            self._file.write(_letter_text(self._source, letter) + "\n")
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _letter_text(source: str, letter: DeadRow) -> str:
+    line = {"file": source, "row": letter.row, "reason": letter.reason, "content": letter.content}
+    try:
+        return json.dumps(line, ensure_ascii=False, default=str)
+    except RecursionError:
+        return json.dumps(line | {"content": "nested too deeply to be shown"}, ensure_ascii=False)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document, found = inspect_dataset(dataset)
         page = render(document, found, as_of=Schema.load(dataset).as_of)
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
+        output.write_text(page, encoding="utf-8", errors="backslashreplace")
     except (SchemaError, DatasetError, OSError) as e:
         print(f"guim inspect: {e}", file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ import pytest
 
 from beam_pipelines import readers
 from beam_pipelines.errors import InputError
+from beam_pipelines.files import DeadLetters
 from beam_pipelines.readers import Source
 from beam_pipelines.sources import check_columns, find_files, find_sources
 
@@ -224,6 +225,34 @@ def test_json_lines_of_mixed_types_and_broken_ones(tmp_path):
         7: "wrong type",
         8: "broken encoding",
     }
+
+
+def test_json_lines_that_no_utf8_can_hold_or_that_are_too_deep_are_dead_letters(tmp_path):
+    path, deep = tmp_path / "a.jsonl", "[" * 100_000 + "]" * 100_000
+    half = "u\\ud83d"  # the JSON escape of one half of a surrogate pair
+    lines = ['{"user": "a", "time": 1}', f'{{"user": "{half}", "time": 1}}']
+    lines += [f'{{"user": "b", "time": {deep}}}', f'{{"user": "c", "time": 2, "{half}": 0}}']
+    lines += [f'{{"user": {"[" * 600 + "]" * 600}, "time": 3}}']
+    path.write_text("\n".join(lines))
+    sound, dead = read(path)
+    assert sound == {1: ("a", "1"), 4: ("c", "2")}
+    assert dead == {2: "broken encoding", 3: "not a JSON object", 5: "wrong type"}
+
+    source, letters = Source(str(path), 0), tmp_path / "dead_letters/a.jsonl"
+    with DeadLetters(letters, source.path) as file:
+        for raw in readers.read_batches(source, COLUMNS, ids=IDS):
+            file.write(raw.dead)
+    written = [json.loads(line) for line in letters.read_text(encoding="utf-8").splitlines()]
+    assert [letter["row"] for letter in written] == [2, 3, 5]
+    assert written[0]["content"] == {"user": "u\ud83d", "time": "1"}
+
+
+def test_every_json_line_of_another_header_is_dead_whatever_it_holds(tmp_path):
+    path, deep = tmp_path / "a.jsonl", '{"x":' * 900 + "1" + "}" * 900
+    path.write_text(f'{{"user": "u\\ud83d"}}\n{{"u\\ud83d": 1}}\n{{"user": "v", "d": {deep}}}\n')
+    dead = [(row.row, row.reason) for row in read_misfit(path)]
+    missing = "no column 'time'"
+    assert dead == [(1, "broken encoding"), (2, missing), (3, missing)]
 
 
 def test_json_lines_across_blocks(tmp_path, monkeypatch):
