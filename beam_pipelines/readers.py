@@ -170,7 +170,7 @@ def read_batches(
         for raw in read(source, present, ids):
             if source.misfit:
                 raw = _nothing(columns, dead=_all_dead(raw, source.misfit))
-            last = max([last, *raw.rows[-1:], *(row.row for row in raw.dead)])
+            last = int(max([last, *raw.rows[-1:], *(row.row for row in raw.dead)]))
             yield raw
     except (BrokenFile, pa.ArrowException, OSError) as e:
         yield _nothing(columns, broken=DeadRow(last + 1, UNREADABLE, str(e)))
@@ -197,17 +197,22 @@ def _read_csv(source: Source, columns: tuple[str, ...], ids: frozenset[str]) -> 
         return "skip"
 
     with CleanText(source.path) as stream:
-        next_row = 1
-        for batch in _open_csv(stream, source.path, columns=columns, on_invalid=on_invalid):
-            # A valid row's number is its rank among the numbers that no dead row has.
-            bad = np.array([row.row for row in dead], np.int64)
-            free = np.arange(next_row, next_row + batch.num_rows + len(bad), dtype=np.int64)
-            rows = free[~np.isin(free, bad)][: batch.num_rows]
-            if batch.num_rows:
-                next_row = int(rows[-1]) + 1
-            done = tuple(row for row in dead if row.row < next_row)
-            del dead[: len(done)]
-            yield RawBatch(pa.Table.from_batches([batch]), rows, done)
+        try:
+            next_row = 1
+            for batch in _open_csv(stream, source.path, columns=columns, on_invalid=on_invalid):
+                # A valid row's number is its rank among the numbers that no dead row has.
+                bad = np.array([row.row for row in dead], np.int64)
+                free = np.arange(next_row, next_row + batch.num_rows + len(bad), dtype=np.int64)
+                rows = free[~np.isin(free, bad)][: batch.num_rows]
+                if batch.num_rows:
+                    next_row = int(rows[-1]) + 1
+                done = tuple(row for row in dead if row.row < next_row)
+                del dead[: len(done)]
+                yield RawBatch(pa.Table.from_batches([batch]), rows, done)
+        except (BrokenFile, pa.ArrowException):
+            if dead:
+                yield _nothing(columns, dead=tuple(dead))
+            raise
         if dead:
             yield _nothing(columns, dead=tuple(dead))
         stream.raise_error()
@@ -350,10 +355,22 @@ def _read_parquet(
         table = pa.Table.from_batches([batch])
         while any(pa.types.is_struct(kind) for kind in table.schema.types):
             table = table.flatten()
-        for i, name in enumerate(table.column_names):
-            table = table.set_column(i, name, _clean_column(table.column(name)))
+        cleaned = [_clean_column(column) for column in table.columns]
+        table = pa.table(cleaned, names=_unique(table.column_names))
         yield RawBatch(table, np.arange(row, row + batch.num_rows))
         row += batch.num_rows
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Column names of which every later one of a name has a number behind it."""
+    made: dict[str, None] = {}
+    for name in names:
+        number, own = 1, name
+        while own in made:
+            number += 1
+            own = f"{name} ({number})"
+        made[own] = None
+    return list(made)
 
 
 def _clean_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

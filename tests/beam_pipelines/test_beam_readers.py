@@ -112,6 +112,18 @@ def test_a_cut_off_file_gives_what_came_before_and_says_where_it_broke(tmp_path,
     assert (last, reason) == (kept + 2, "file can't be read to its end")
 
 
+def test_dead_rows_before_a_break_of_a_csv_file_are_kept(tmp_path, monkeypatch):
+    """The second block is one row longer than a block, which the parser can't read."""
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.csv"
+    path.write_text("user,time\n" + "u,1\n" * 9 + "only\n" * 3 + 'u,"' + "x\n" * 400 + '"\n')
+    sound, dead = read(path)
+    assert sound == dict.fromkeys(range(1, 10), ("u", "1"))
+    assert dead == dict.fromkeys((10, 11, 12), "wrong number of fields") | {
+        13: "file can't be read to its end"
+    }
+
+
 @pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".zst"])
 def test_compressed_files_are_read(tmp_path, ending):
     path = tmp_path / f"a.csv{ending}"
@@ -152,6 +164,15 @@ def test_every_row_of_a_file_with_another_header_is_dead(tmp_path, kind):
     assert {row.reason for row in dead[::2]} == {"no column 'time'"}
     assert dead[0].content["user"] == "u"
     assert str(dead[2].content["when"]) == "2"
+
+
+def test_parquet_with_two_columns_of_one_name_is_dead_row_by_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(["u", "v"]), pa.array([1, 2]), pa.array(["x", "y"])]
+    pq.write_table(pa.table(columns, names=["user", "time", "user"]), path)
+    dead = read_misfit(path)
+    assert [row.reason for row in dead] == ["two columns 'user'"] * 2
+    assert dead[1].content == {"user": "v", "time": 2, "user (2)": "y"}
 
 
 def test_an_empty_file_beside_a_good_one_is_said_to_be_broken(tmp_path):
