@@ -31,6 +31,7 @@ from beam_pipelines.history import (
     History,
     attributes_of,
     parse_day,
+    refuse_earlier,
     refuse_replacing,
     sequences_of,
 )
@@ -171,6 +172,8 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
     first = min(merge["first"] for merge in merges if merge["events"])
     last = max(merge["last"] for merge in merges)
     as_of = plan.cut_off(last)
+    if job.past is not None:
+        refuse_earlier(job.past, as_of)
     if first >= as_of:
         raise InputError(
             f"No event is before the cut-off {as_of} (the first is at {first}, the last at "
