@@ -12,10 +12,10 @@ from beam_pipelines import build_dataset as job
 from beam_pipelines import stages
 from beam_pipelines.build_dataset import build_dataset, main
 from beam_pipelines.counters import check_counters
-from beam_pipelines.files import read_arrow
+from beam_pipelines.files import DeadLetters, read_arrow
 from beam_pipelines.in_memory import make_records
 from beam_pipelines.output import new_folder
-from beam_pipelines.readers import Source
+from beam_pipelines.readers import DeadRow, Source
 from guim_tf import schema
 from guim_tf.mapping import Mapping
 from guim_tf.strict_json import load
@@ -366,16 +366,31 @@ def test_an_interrupted_run_leaves_nothing_and_its_leftovers_go(write_log, tmp_p
     assert not (result.output / "train/old").exists()
 
 
-def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path):
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path, made_anew):
     """The kill came after the old one was moved aside, before the new one took its name."""
     output = tmp_path / "ds"
     build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=output, holdout_days=0)
     output.rename(tmp_path / ".ds.old")
     (tmp_path / ".ds.incomplete-123").mkdir()
+    if made_anew:
+        output.mkdir()
     with pytest.raises(ValueError, match="holds no event"):
         build_dataset(mapping_file=write_log(), output=output)
     assert schema.read_vocabulary(output / "vocabularies/items.tsv")[0] == ["x"]
     assert hidden(output) == []
+
+
+def test_dead_letters_take_their_name_when_they_are_complete(tmp_path):
+    path, letter = tmp_path / "dead_letters/a.jsonl", DeadRow(1, "why", "what")
+    with pytest.raises(KeyboardInterrupt), DeadLetters(path, "a.csv") as file:
+        file.write([letter])
+        assert not path.exists()
+        raise KeyboardInterrupt
+    assert list(path.parent.iterdir()) == []
+    with DeadLetters(path, "a.csv") as file:
+        file.write([letter])
+    assert [each.name for each in path.parent.iterdir()] == ["a.jsonl"]
 
 
 def test_a_folder_that_is_no_data_set_is_not_replaced(write_log, tmp_path):
