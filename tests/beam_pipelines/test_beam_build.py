@@ -383,10 +383,15 @@ def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp
 
 def test_dead_letters_take_their_name_when_they_are_complete(tmp_path):
     path, letter = tmp_path / "dead_letters/a.jsonl", DeadRow(1, "why", "what")
-    with pytest.raises(KeyboardInterrupt), DeadLetters(path, "a.csv") as file:
-        file.write([letter])
-        assert not path.exists()
-        raise KeyboardInterrupt
+
+    def break_off() -> None:
+        with DeadLetters(path, "a.csv") as file:
+            file.write([letter])
+            assert not path.exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
     assert list(path.parent.iterdir()) == []
     with DeadLetters(path, "a.csv") as file:
         file.write([letter])
