@@ -88,6 +88,8 @@ def build_dataset(
         job.plan.work.mkdir()
         counters = _build(job, mapping, base, options)
         shutil.rmtree(job.plan.work)
+        for part in folder.rglob("*.part"):  # of a worker that was killed
+            part.unlink()
     return BuildResult(output, counters)
 
 

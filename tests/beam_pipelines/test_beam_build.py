@@ -381,6 +381,19 @@ def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp
     assert hidden(output) == []
 
 
+def test_what_a_killed_worker_left_is_not_in_the_data_set(write_log, tmp_path, monkeypatch):
+    write = job.write_records
+
+    def leave(*, plan, **rest):
+        write(plan=plan, **rest)
+        (plan.folder / "train/killed.tfrecord.part").touch()
+
+    monkeypatch.setattr(job, "write_records", leave)
+    build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=tmp_path / "ds", holdout_days=0)
+    assert (tmp_path / "ds/train").is_dir()
+    assert not list((tmp_path / "ds").rglob("*.part"))
+
+
 def test_dead_letters_take_their_name_when_they_are_complete(tmp_path):
     path, letter = tmp_path / "dead_letters/a.jsonl", DeadRow(1, "why", "what")
 
