@@ -31,6 +31,7 @@ from beam_pipelines.history import (
     History,
     attributes_of,
     parse_day,
+    refuse_earlier,
     refuse_replacing,
     sequences_of,
 )
@@ -87,6 +88,8 @@ def build_dataset(
         job.plan.work.mkdir()
         counters = _build(job, mapping, base, options)
         shutil.rmtree(job.plan.work)
+        for part in folder.rglob("*.part"):  # of a worker that was killed
+            part.unlink()
     return BuildResult(output, counters)
 
 
@@ -158,7 +161,7 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
     with progress.stage("read and validate", folder=plan.progress("read"), unit="rows"):
         read_and_group(inputs, plan=plan, options=options)
     items, labels = read_tables(mapping, base=base, folder=plan.folder)
-    counters = _count_rows(plan, items, labels)
+    counters = _count_rows(job, items, labels)
     accounts.refuse_dead(counters, chosen.max_dead_share, plan.folder, job.output)
     merges = _read_json(plan, "merge")
     if job.past is not None:
@@ -171,6 +174,8 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
     first = min(merge["first"] for merge in merges if merge["events"])
     last = max(merge["last"] for merge in merges)
     as_of = plan.cut_off(last)
+    if job.past is not None:
+        refuse_earlier(job.past, as_of)
     if first >= as_of:
         raise InputError(
             f"No event is before the cut-off {as_of} (the first is at {first}, the last at "
@@ -312,10 +317,20 @@ def _read_json(plan: stages.Plan, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _count_rows(plan: stages.Plan, items: Table | None, labels: Table | None) -> Counters:
-    """What the rows of the log and of the tables became."""
-    filters = [each.reason for each in plan.events.filters]
-    counters = accounts.count_rows(_read_json(plan, "scan"), filters=filters)
+def _count_rows(job: _Job, items: Table | None, labels: Table | None) -> Counters:
+    """What the rows of the log and of the tables became.
+
+    Raises:
+      RuntimeError: a source was not scanned: the runner has lost an element.
+    """
+    scans = _read_json(job.plan, "scan")
+    if len(scans) != len(job.sources):
+        raise RuntimeError(
+            f"{len(scans)} of {len(job.sources)} sources were scanned, so rows were lost: the "
+            "runner drops elements. Use another one, or the default."
+        )
+    filters = [each.reason for each in job.plan.events.filters]
+    counters = accounts.count_rows(scans, filters=filters)
     return counters | {
         name: table.counters
         for name, table in (("item_rows", items), ("label_rows", labels))

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
@@ -227,7 +228,7 @@ def _write_chunk(encoded: Encoded, job: _Job) -> str:
         {INTERESTS: str(interests), DIMENSION: str(dimension)}
     )
     path = pathlib.Path(job.work, chunk.name)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     pq.write_table(pa.table([pa.array(chunk.ids, pa.string()), column], schema=kind), unfinished)
     os.replace(unfinished, path)
     return chunk.name

@@ -10,6 +10,7 @@ import itertools
 import os
 import pathlib
 import struct
+import uuid
 from collections.abc import Iterator
 from typing import IO
 
@@ -141,7 +142,7 @@ class RecordWriter:
 
     def __init__(self, path: str | pathlib.Path, *, compression: str) -> None:
         self._path = pathlib.Path(path)
-        self._part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        self._part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
         self._compression = compression
         self.records = 0
 

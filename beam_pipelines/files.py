@@ -4,10 +4,10 @@ A file takes its name when it is complete, so that work may be repeated.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,6 +26,7 @@ class DeadLetters:
 
     def __init__(self, path: pathlib.Path, source: str) -> None:
         self._path, self._source = path, source
+        self._part = _part(path)
         self._file: Any = None
 
     def __enter__(self) -> "DeadLetters":
@@ -34,25 +35,43 @@ class DeadLetters:
     def write(self, dead: Iterable[DeadRow]) -> None:
         for letter in dead:
             if self._file is None:  # no file without a letter
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("w", encoding="utf-8")
-            line = {"file": self._source, **dataclasses.asdict(letter)}
-            self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+                self._part.parent.mkdir(parents=True, exist_ok=True)
+                # Half a surrogate pair is written as the JSON escape that it came from.
+                self._file = self._part.open("w", encoding="utf-8", errors="backslashreplace")
+            self._file.write(_letter_text(self._source, letter) + "\n")
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def __exit__(self, *error: object) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        if error[0] is None:
+            os.replace(self._part, self._path)
+        else:
+            self._part.unlink()
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+    """A name for the unfinished file that no other attempt has, on no machine."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+
+
+def _letter_text(source: str, letter: DeadRow) -> str:
+    line = {"file": source, "row": letter.row, "reason": letter.reason, "content": letter.content}
+    try:
+        return json.dumps(line, ensure_ascii=False, default=str)
+    except RecursionError:
+        return json.dumps(line | {"content": "nested too deeply to be shown"}, ensure_ascii=False)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part(path)
     part.write_text(json.dumps(value), encoding="utf-8")
     os.replace(part, path)
 
 
 @contextlib.contextmanager
 def arrow_stream(path: pathlib.Path, kind: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = _part(path)
     with pa.OSFile(str(part), "wb") as file, pa.ipc.new_stream(file, kind) as writer:
         yield writer
     os.replace(part, path)

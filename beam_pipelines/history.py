@@ -25,7 +25,7 @@ from guim_tf import schema
 FOLDER = "history"
 _FILE, _ATTRIBUTES = "history.json", "attributes.arrow"
 # A change of these would change what the old events became.
-FIXED_SETTINGS = ("max_events_per_user", "word_hash_rows", "max_title_tokens")
+FIXED_SETTINGS = ("max_events_per_user", "word_hash_rows", "max_title_tokens", "validation_share")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +34,14 @@ class History:
 
     days: tuple[str, ...] = ()
     files: int = 0  # event files read so far: the next one's place in the input
-    settings: tuple[int, ...] = ()  # values of FIXED_SETTINGS
+    settings: tuple[float, ...] = ()  # values of FIXED_SETTINGS
 
     @classmethod
     def load(cls, dataset: pathlib.Path) -> "History":
         """What a data set remembers; nothing where there is no data set yet.
 
         Raises:
-          InputError: the data set was built without `--append`.
+          InputError: the data set was built without `--append`, or by an older version.
         """
         if not (dataset / schema.SCHEMA_FILE).is_file():
             return cls()
@@ -52,6 +52,11 @@ class History:
                 "--append day=... from its first day on, or name another folder."
             )
         fields = json.loads(path.read_text(encoding="utf-8"))
+        if len(fields["settings"]) != len(FIXED_SETTINGS):
+            raise InputError(
+                f"{dataset} is of an older version, which did not remember all of "
+                f"{', '.join(FIXED_SETTINGS)}. Build it again with --append from its first day on."
+            )
         return cls(tuple(fields["days"]), fields["files"], tuple(fields["settings"]))
 
     def add(self, day: str, *, files: int, settings: Settings) -> "History":
@@ -89,6 +94,17 @@ def refuse_replacing(dataset: pathlib.Path) -> None:
         )
 
 
+def refuse_earlier(dataset: pathlib.Path, as_of: int) -> None:
+    """Raises where the cut-off would go back: the vocabularies have learned from what is later."""
+    before = schema.Schema.load(dataset).as_of
+    if as_of < before:
+        raise InputError(
+            f"The cut-off would be {as_of}, before that of the data set, {before}: what would be "
+            "held out has been learned from. Keep --holdout-days as it was, give --as-of "
+            f"{before} or later, or build a new data set from all days."
+        )
+
+
 def sequences_of(dataset: pathlib.Path) -> list[PastSequences]:
     """The sequences of the days before, as inputs of a scan."""
     files = sorted((dataset / FOLDER).glob("sequences-*.arrow"))
@@ -110,4 +126,4 @@ def parse_day(text: str) -> Window:
     except ValueError as e:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form day=2011-11-10") from e
     seconds = int(start.timestamp())
-    return Window(seconds, seconds + schema.DAY, value)
+    return Window(seconds, seconds + schema.DAY, start.date().isoformat())

@@ -6,6 +6,7 @@ import glob
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -81,9 +82,10 @@ def new_folder(
             f"output {output} exists and is not an older result of this job; "
             "name another folder or remove it."
         )
-    unfinished, old = _sibling(output, f"incomplete-{os.getpid()}"), _sibling(output, "old")
+    unfinished, old = _sibling(output, f"incomplete-{uuid.uuid4().hex}"), _sibling(output, "old")
     with _only_writer(output):
-        if old.exists() and not output.exists():  # killed between the two renames below
+        if old.exists() and not (output.is_dir() and any(output.iterdir())):
+            # Killed between the two renames below; somebody may have made the folder anew.
             os.replace(old, output)
         leftovers = output.parent.glob(glob.escape(f".{output.name}.incomplete") + "*")
         for leftover in (*leftovers, old, failed_folder(output)):

@@ -9,6 +9,7 @@ import pathlib
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -18,7 +19,7 @@ _TTY_SECONDS, _PLAIN_SECONDS = 0.5, 10.0
 def report(folder: pathlib.Path, worker: str, done: int) -> None:
     """Says how many units one worker has done in all."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{worker}.{os.getpid()}.part"
+    part = folder / f"{worker}.{uuid.uuid4().hex}.part"
     part.write_text(str(done))
     os.replace(part, folder / worker)
 

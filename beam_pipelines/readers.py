@@ -124,7 +124,7 @@ def column_types(path: str) -> list[tuple[str, pa.DataType | None]]:
         block, _ = next(line_blocks(stream, BLOCK_BYTES))
     for line in block.split(b"\n")[:PROBED_LINES]:
         record = _json_object(line)
-        names_seen.update(dict.fromkeys(_json_paths(record or {})))
+        names_seen.update(dict.fromkeys(filter(_is_text, _json_paths(record or {}))))
     return [(name, None) for name in names_seen]
 
 
@@ -136,12 +136,14 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield from _leaves(f"{name}.{field.name}", field.type)
 
 
-def _json_paths(record: dict[str, Any], before: str = "") -> Iterator[str]:
-    for name, value in record.items():
+def _json_paths(record: dict[str, Any]) -> Iterator[str]:
+    waiting = [(name, value) for name, value in reversed(record.items())]
+    while waiting:
+        name, value = waiting.pop()
         if isinstance(value, dict):
-            yield from _json_paths(value, f"{before}{name}.")
+            waiting += [(f"{name}.{below}", each) for below, each in reversed(value.items())]
         else:
-            yield before + name
+            yield name
 
 
 # ------------------------------------------------------------------------------- reading
@@ -168,7 +170,7 @@ def read_batches(
         for raw in read(source, present, ids):
             if source.misfit:
                 raw = _nothing(columns, dead=_all_dead(raw, source.misfit))
-            last = max([last, *raw.rows[-1:], *(row.row for row in raw.dead)])
+            last = int(max([last, *raw.rows[-1:], *(row.row for row in raw.dead)]))
             yield raw
     except (BrokenFile, pa.ArrowException, OSError) as e:
         yield _nothing(columns, broken=DeadRow(last + 1, UNREADABLE, str(e)))
@@ -195,17 +197,22 @@ def _read_csv(source: Source, columns: tuple[str, ...], ids: frozenset[str]) -> 
         return "skip"
 
     with CleanText(source.path) as stream:
-        next_row = 1
-        for batch in _open_csv(stream, source.path, columns=columns, on_invalid=on_invalid):
-            # A valid row's number is its rank among the numbers that no dead row has.
-            bad = np.array([row.row for row in dead], np.int64)
-            free = np.arange(next_row, next_row + batch.num_rows + len(bad), dtype=np.int64)
-            rows = free[~np.isin(free, bad)][: batch.num_rows]
-            if batch.num_rows:
-                next_row = int(rows[-1]) + 1
-            done = tuple(row for row in dead if row.row < next_row)
-            del dead[: len(done)]
-            yield RawBatch(pa.Table.from_batches([batch]), rows, done)
+        try:
+            next_row = 1
+            for batch in _open_csv(stream, source.path, columns=columns, on_invalid=on_invalid):
+                # A valid row's number is its rank among the numbers that no dead row has.
+                bad = np.array([row.row for row in dead], np.int64)
+                free = np.arange(next_row, next_row + batch.num_rows + len(bad), dtype=np.int64)
+                rows = free[~np.isin(free, bad)][: batch.num_rows]
+                if batch.num_rows:
+                    next_row = int(rows[-1]) + 1
+                done = tuple(row for row in dead if row.row < next_row)
+                del dead[: len(done)]
+                yield RawBatch(pa.Table.from_batches([batch]), rows, done)
+        except (BrokenFile, pa.ArrowException):
+            if dead:
+                yield _nothing(columns, dead=tuple(dead))
+            raise
         if dead:
             yield _nothing(columns, dead=tuple(dead))
         stream.raise_error()
@@ -283,11 +290,23 @@ def _parse_json_lines(
         except TypeError:
             dead.append(DeadRow(number, WRONG_TYPE, {n: _field(record, n) for n in columns}))
             continue
+        if not all(value is None or _is_text(value) for value in values):
+            dead.append(DeadRow(number, GARBLED_TEXT, dict(zip(columns, values, strict=True))))
+            continue
         rows.append(number)
         for name, value in zip(columns, values, strict=True):
             cells[name].append(value)
     table = pa.table({name: pa.array(values, pa.string()) for name, values in cells.items()})
     return RawBatch(table, np.array(rows, np.int64), tuple(dead))
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can escape one half of a surrogate pair."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cell_text(value: Any, is_id: bool) -> str | None:
@@ -303,18 +322,20 @@ def _cell_text(value: Any, is_id: bool) -> str | None:
 def _json_object(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of one that is nested too deeply
         return None
     return record if isinstance(record, dict) else None
 
 
 def _field(record: dict[str, Any], name: str) -> Any:
     """A value by its name, or by the names that dots join."""
-    if name in record or "." not in name:
-        return record.get(name)
-    parent, _, rest = name.partition(".")
-    below = record.get(parent)
-    return _field(below, rest) if isinstance(below, dict) else None
+    while name not in record and "." in name:
+        parent, _, name = name.partition(".")
+        below = record.get(parent)
+        if not isinstance(below, dict):
+            return None
+        record = below
+    return record.get(name)
 
 
 def _guess_schema(block: bytes, columns: tuple[str, ...]) -> pa.Schema:
@@ -334,10 +355,22 @@ def _read_parquet(
         table = pa.Table.from_batches([batch])
         while any(pa.types.is_struct(kind) for kind in table.schema.types):
             table = table.flatten()
-        for i, name in enumerate(table.column_names):
-            table = table.set_column(i, name, _clean_column(table.column(name)))
+        cleaned = [_clean_column(column) for column in table.columns]
+        table = pa.table(cleaned, names=_unique(table.column_names))
         yield RawBatch(table, np.arange(row, row + batch.num_rows))
         row += batch.num_rows
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Column names of which every later one of a name has a number behind it."""
+    made: dict[str, None] = {}
+    for name in names:
+        number, own = 1, name
+        while own in made:
+            number += 1
+            own = f"{name} ({number})"
+        made[own] = None
+    return list(made)
 
 
 def _clean_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -67,11 +67,14 @@ class Vocabularies:
 
 @dataclasses.dataclass(frozen=True)
 class PastTokens:
-    """Tokens of the vocabularies that new ones go on from, in row order."""
+    """Tokens of the vocabularies that new ones go on from, in row order.
+
+    `words` is None where there is no data set before: one without a word has hashed rows.
+    """
 
     items: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "PastTokens":
@@ -214,13 +217,15 @@ def go_on(past: tuple[str, ...], frequent: list[str]) -> tuple[list[str], list[i
 
 
 def go_on_words(
-    past: tuple[str, ...], frequent: list[str], *, hash_rows: int
+    past: tuple[str, ...] | None, frequent: list[str], *, hash_rows: int
 ) -> tuple[list[str], list[int]]:
     """`go_on`, where the rows behind the past words were those that unknown words shared.
 
-    They retire too: no word may get a row that has meant others.
+    They retire too: no word may get a row that has meant others. A past of None has no rows.
     """
-    if past and set(frequent) - set(past):
+    if past is None:
+        return go_on((), frequent)
+    if set(frequent) - set(past):
         spare = range(len(past), len(past) + hash_rows)
         past = (*past, *(f"{_SPARE_ROW} {place}" for place in spare))
     return go_on(past, frequent)

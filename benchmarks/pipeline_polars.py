@@ -197,7 +197,7 @@ def write_records(
             "timestamp",
             *columns[:3],
             title_lengths=pl.col("title_tokens").list.len(),
-            title_tokens=pl.col("title_tokens").explode(),
+            title_tokens=pl.col("title_tokens").explode().drop_nulls(),  # of no title
         )
         .collect()
     )
@@ -230,7 +230,7 @@ def examples(users: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
             feature = example.features.feature
             feature[schema.USER_ID].bytes_list.value.append(user.encode())
             for name, numbers in zip(names, values, strict=True):
-                feature[name].int64_list.value.extend(n for n in numbers if n is not None)
+                feature[name].int64_list.value.extend(numbers)
             feature[schema.ACTION_INDEX].int64_list.value.extend(
                 [schema.UNKNOWN_ROW] * len(values[0])
             )

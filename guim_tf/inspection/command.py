@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from guim_tf.evaluation.pages import template
@@ -37,7 +38,8 @@ def render(document: Document, found: Statistics, *, as_of: int) -> str:
 def print_document(document: Document) -> None:
     """The checks, the quantiles and what was lost."""
     console = Console(soft_wrap=True)
-    table = Table("", *document["per_user"], title=f"events a user of {document['dataset']}")
+    title = f"events a user of {escape(document['dataset'])}"
+    table = Table("", *document["per_user"], title=title)
     for name in _COLUMNS:
         values = [of.get(name, 0) for of in document["per_user"].values()]
         form = "{:,.2f}" if name in ("mean", "std") else "{:,}"
@@ -55,9 +57,9 @@ def print_document(document: Document) -> None:
     table.add_row(f"users with more than {ROBOT_EVENTS_A_DAY} events a day", f"{robots['users']:,}")
     table.add_row("exact duplicates", f"{document['events']['duplicates']:,}")
     for each in document["categories"][:5]:
-        table.add_row(f"events of category {each['category']}", f"{each['share']:.2%}")
+        table.add_row(f"events of category {escape(each['category'])}", f"{each['share']:.2%}")
     for each in document["dead_letters"]:
-        table.add_row(f"dead: {each['reason']}", f"{each['letters']:,}")
+        table.add_row(f"dead: {escape(each['reason'])}", f"{each['letters']:,}")
     console.print(table)
     for check in document["checks"]:
         mark = "passed" if check["passed"] else "FAILED"
@@ -76,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", help="the data set folder")
     parser.add_argument("--output", help="the page to write (default: beside it, <dataset>.html)")
     arguments = parser.parse_args(argv)
-    dataset = pathlib.Path(arguments.dataset)
-    output = pathlib.Path(arguments.output or dataset.with_name(dataset.name + ".html"))
     try:
+        dataset = pathlib.Path(arguments.dataset).resolve()  # `.` has no name
+        output = pathlib.Path(arguments.output or f"{dataset}.html")
         document, found = inspect_dataset(dataset)
         page = render(document, found, as_of=Schema.load(dataset).as_of)
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
+        output.write_text(page, encoding="utf-8", errors="backslashreplace")
     except (SchemaError, DatasetError, OSError) as e:
         print(f"guim inspect: {e}", file=sys.stderr)
         return 2

@@ -192,6 +192,23 @@ def test_only_the_events_of_the_day_are_added(mapping, tmp_path, capsys):
     ]
 
 
+def test_a_day_has_one_name_however_it_is_spelled():
+    assert parse_day("day=2011-1-5") == parse_day("day=2011-01-05")
+
+
+def test_days_of_an_older_version_can_not_be_added_to(mapping, tmp_path):
+    """A settings list of which it isn't known what it lacks."""
+    output, first = tmp_path / "ds", parse_day("day=2023-11-15")
+    build_dataset(mapping_file=mapping, output=output, append=first, **SETTINGS)
+    file = output / "history/history.json"
+    old = json.loads(file.read_text())
+    file.write_text(json.dumps(old | {"settings": old["settings"][:3]}))
+    with pytest.raises(ValueError, match="is of an older version"):
+        build_dataset(
+            mapping_file=mapping, output=output, append=parse_day("day=2023-11-16"), **SETTINGS
+        )
+
+
 def test_a_day_that_can_not_be_added_leaves_the_data_set_alone(mapping, tmp_path, capsys):
     output, window = tmp_path / "ds", parse_day("day=2023-11-15")
     first = {"mapping_file": own_mapping(mapping, 0), "output": output, "append": window}
@@ -202,6 +219,10 @@ def test_a_day_that_can_not_be_added_leaves_the_data_set_alone(mapping, tmp_path
     second = first | {"append": parse_day("day=2023-11-16")}
     with pytest.raises(ValueError, match="max_events_per_user is 5, and the days before .* 60"):
         build_dataset(**second, **SETTINGS | {"max_events_per_user": 5})
+    with pytest.raises(ValueError, match=r"validation_share is 0\.3, and the days before .* 0\.1"):
+        build_dataset(**second, **SETTINGS | {"validation_share": 0.3})
+    with pytest.raises(ValueError, match=rf"before that of the data set, {T0 + DAY}.*--as-of"):
+        build_dataset(**second, **SETTINGS | {"holdout_days": 2})
     with pytest.raises(ValueError, match="files are|rows are unusable"):
         build_dataset(**second, **SETTINGS | {"max_dead_share": 0})
     with pytest.raises(ValueError, match="holds 1 days that were added, the last 2023-11-15"):

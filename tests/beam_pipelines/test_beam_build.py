@@ -12,10 +12,10 @@ from beam_pipelines import build_dataset as job
 from beam_pipelines import stages
 from beam_pipelines.build_dataset import build_dataset, main
 from beam_pipelines.counters import check_counters
-from beam_pipelines.files import read_arrow
+from beam_pipelines.files import DeadLetters, read_arrow
 from beam_pipelines.in_memory import make_records
 from beam_pipelines.output import new_folder
-from beam_pipelines.readers import Source
+from beam_pipelines.readers import DeadRow, Source
 from guim_tf import schema
 from guim_tf.mapping import Mapping
 from guim_tf.strict_json import load
@@ -366,16 +366,49 @@ def test_an_interrupted_run_leaves_nothing_and_its_leftovers_go(write_log, tmp_p
     assert not (result.output / "train/old").exists()
 
 
-def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path):
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_data_set_that_a_kill_left_between_two_names_comes_back(write_log, tmp_path, made_anew):
     """The kill came after the old one was moved aside, before the new one took its name."""
     output = tmp_path / "ds"
     build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=output, holdout_days=0)
     output.rename(tmp_path / ".ds.old")
     (tmp_path / ".ds.incomplete-123").mkdir()
+    if made_anew:
+        output.mkdir()
     with pytest.raises(ValueError, match="holds no event"):
         build_dataset(mapping_file=write_log(), output=output)
     assert schema.read_vocabulary(output / "vocabularies/items.tsv")[0] == ["x"]
     assert hidden(output) == []
+
+
+def test_what_a_killed_worker_left_is_not_in_the_data_set(write_log, tmp_path, monkeypatch):
+    write = job.write_records
+
+    def leave(*, plan, **rest):
+        write(plan=plan, **rest)
+        (plan.folder / "train/killed.tfrecord.part").touch()
+
+    monkeypatch.setattr(job, "write_records", leave)
+    build_dataset(mapping_file=write_log(f"a,x,{T0}"), output=tmp_path / "ds", holdout_days=0)
+    assert (tmp_path / "ds/train").is_dir()
+    assert not list((tmp_path / "ds").rglob("*.part"))
+
+
+def test_dead_letters_take_their_name_when_they_are_complete(tmp_path):
+    path, letter = tmp_path / "dead_letters/a.jsonl", DeadRow(1, "why", "what")
+
+    def break_off() -> None:
+        with DeadLetters(path, "a.csv") as file:
+            file.write([letter])
+            assert not path.exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert list(path.parent.iterdir()) == []
+    with DeadLetters(path, "a.csv") as file:
+        file.write([letter])
+    assert [each.name for each in path.parent.iterdir()] == ["a.jsonl"]
 
 
 def test_a_folder_that_is_no_data_set_is_not_replaced(write_log, tmp_path):
@@ -408,6 +441,18 @@ def test_counters_that_do_not_add_up_fail_the_job():
         wrong = counters | {table: counters[table] | {name: 0}}
         with pytest.raises(RuntimeError, match="rows were lost"):
             check_counters(wrong, users=3)
+
+
+def test_a_runner_that_drops_a_source_fails_the_job(write_mapping, tmp_path, monkeypatch):
+    """What is left adds up by itself: only the number of scans tells."""
+    for number in range(3):
+        (tmp_path / f"part{number}.csv").write_text(f"user,item,time\na,x,{T0 + number}\n")
+    mapping = write_mapping(files=["part*.csv"])
+    group = job.read_and_group
+    monkeypatch.setattr(job, "read_and_group", lambda inputs, **rest: group(inputs[:-1], **rest))
+    with pytest.raises(RuntimeError, match="2 of 3 sources were scanned"):
+        build_dataset(mapping_file=mapping, output=tmp_path / "ds", holdout_days=0)
+    assert not (tmp_path / "ds").exists()
 
 
 def test_the_command_prints_progress_and_a_summary(write_log, tmp_path, capsys):

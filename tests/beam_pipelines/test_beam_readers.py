@@ -12,6 +12,7 @@ import pytest
 
 from beam_pipelines import readers
 from beam_pipelines.errors import InputError
+from beam_pipelines.files import DeadLetters
 from beam_pipelines.readers import Source
 from beam_pipelines.sources import check_columns, find_files, find_sources
 
@@ -111,6 +112,18 @@ def test_a_cut_off_file_gives_what_came_before_and_says_where_it_broke(tmp_path,
     assert (last, reason) == (kept + 2, "file can't be read to its end")
 
 
+def test_dead_rows_before_a_break_of_a_csv_file_are_kept(tmp_path, monkeypatch):
+    """The second block is one row longer than a block, which the parser can't read."""
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    path = tmp_path / "a.csv"
+    path.write_text("user,time\n" + "u,1\n" * 9 + "only\n" * 3 + 'u,"' + "x\n" * 400 + '"\n')
+    sound, dead = read(path)
+    assert sound == dict.fromkeys(range(1, 10), ("u", "1"))
+    assert dead == dict.fromkeys((10, 11, 12), "wrong number of fields") | {
+        13: "file can't be read to its end"
+    }
+
+
 @pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".zst"])
 def test_compressed_files_are_read(tmp_path, ending):
     path = tmp_path / f"a.csv{ending}"
@@ -151,6 +164,15 @@ def test_every_row_of_a_file_with_another_header_is_dead(tmp_path, kind):
     assert {row.reason for row in dead[::2]} == {"no column 'time'"}
     assert dead[0].content["user"] == "u"
     assert str(dead[2].content["when"]) == "2"
+
+
+def test_parquet_with_two_columns_of_one_name_is_dead_row_by_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(["u", "v"]), pa.array([1, 2]), pa.array(["x", "y"])]
+    pq.write_table(pa.table(columns, names=["user", "time", "user"]), path)
+    dead = read_misfit(path)
+    assert [row.reason for row in dead] == ["two columns 'user'"] * 2
+    assert dead[1].content == {"user": "v", "time": 2, "user (2)": "y"}
 
 
 def test_an_empty_file_beside_a_good_one_is_said_to_be_broken(tmp_path):
@@ -224,6 +246,34 @@ def test_json_lines_of_mixed_types_and_broken_ones(tmp_path):
         7: "wrong type",
         8: "broken encoding",
     }
+
+
+def test_json_lines_that_no_utf8_can_hold_or_that_are_too_deep_are_dead_letters(tmp_path):
+    path, deep = tmp_path / "a.jsonl", "[" * 100_000 + "]" * 100_000
+    half = "u\\ud83d"  # the JSON escape of one half of a surrogate pair
+    lines = ['{"user": "a", "time": 1}', f'{{"user": "{half}", "time": 1}}']
+    lines += [f'{{"user": "b", "time": {deep}}}', f'{{"user": "c", "time": 2, "{half}": 0}}']
+    lines += [f'{{"user": {"[" * 600 + "]" * 600}, "time": 3}}']
+    path.write_text("\n".join(lines))
+    sound, dead = read(path)
+    assert sound == {1: ("a", "1"), 4: ("c", "2")}
+    assert dead == {2: "broken encoding", 3: "not a JSON object", 5: "wrong type"}
+
+    source, letters = Source(str(path), 0), tmp_path / "dead_letters/a.jsonl"
+    with DeadLetters(letters, source.path) as file:
+        for raw in readers.read_batches(source, COLUMNS, ids=IDS):
+            file.write(raw.dead)
+    written = [json.loads(line) for line in letters.read_text(encoding="utf-8").splitlines()]
+    assert [letter["row"] for letter in written] == [2, 3, 5]
+    assert written[0]["content"] == {"user": "u\ud83d", "time": "1"}
+
+
+def test_every_json_line_of_another_header_is_dead_whatever_it_holds(tmp_path):
+    path, deep = tmp_path / "a.jsonl", '{"x":' * 900 + "1" + "}" * 900
+    path.write_text(f'{{"user": "u\\ud83d"}}\n{{"u\\ud83d": 1}}\n{{"user": "v", "d": {deep}}}\n')
+    dead = [(row.row, row.reason) for row in read_misfit(path)]
+    missing = "no column 'time'"
+    assert dead == [(1, "broken encoding"), (2, missing), (3, missing)]
 
 
 def test_json_lines_across_blocks(tmp_path, monkeypatch):

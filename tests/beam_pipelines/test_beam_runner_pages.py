@@ -1,13 +1,11 @@
 """The pages about runners name flags, parameters and versions that exist."""
 
-import json
 import pathlib
 import re
 import shlex
 
 import pytest
 
-from beam_pipelines import build_dataset
 from beam_pipelines.runner import make_options
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,19 +39,9 @@ def test_pages_say_what_is_untested():
         assert "(untested)" in (ROOT / f"docs/runners/{name}.md").read_text().splitlines()[0]
 
 
-def test_the_template_and_the_container_fit_the_command(capsys):
-    folder = ROOT / "beam_pipelines/docker"
-    template = json.loads((folder / "dataflow_template.json").read_text())
-    with pytest.raises(SystemExit):
-        build_dataset.main(["--help"])
-    described = capsys.readouterr().out
-    for parameter in template["parameters"]:
-        assert f"--{parameter['name']}" in described
+def test_the_container_has_the_pinned_beam():
     versions = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
     )
-    dockerfile = (folder / "Dockerfile").read_text()
+    dockerfile = (ROOT / "beam_pipelines/docker/Dockerfile").read_text()
     assert f"apache/beam_python3.11_sdk:{versions['apache-beam']}" in dockerfile
-    path = re.search(r"site-packages/(\S+\.py)", dockerfile)
-    assert path
-    assert (ROOT / path[1]).is_file()

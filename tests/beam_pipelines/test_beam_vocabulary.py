@@ -131,6 +131,18 @@ def test_top_breaks_ties_by_token():
     assert vocabulary.top({"b": 2, "a": 2, "c": 5, "d": 1}, 3) == ["c", "a", "b"]
 
 
+def test_rows_of_hashed_words_never_become_words():
+    """Also those of a data set that had no word; without a data set there are none."""
+    spare = [f"\x1ahashed {row}" for row in range(3)]
+    assert vocabulary.go_on_words(None, ["a"], hash_rows=2) == (["a"], [])
+    assert vocabulary.go_on_words((), ["a"], hash_rows=2) == ([*spare[:2], "a"], [0, 1])
+    assert vocabulary.go_on_words((), [], hash_rows=2) == ([], [])
+    assert vocabulary.go_on_words(("a",), ["b", "a"], hash_rows=2) == (
+        ["a", *spare[1:], "b"],
+        [1, 2],
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     catalogue = pa.table(

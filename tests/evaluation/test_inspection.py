@@ -122,6 +122,21 @@ def test_counts_that_saw_past_the_cut_off_fail(dataset, tmp_path, capsys):
     assert "FAILED: No item has a row of its own" in capsys.readouterr().out
 
 
+def test_nothing_held_out_is_no_failure_and_a_category_is_no_markup(tmp_path, capsys, monkeypatch):
+    """Also: the folder in which one stands, whose page lies beside it."""
+    (tmp_path / "events.csv").write_text(f"user,item,time,cat\na,x,{T0},[/b] [red]\n")
+    mapping = {"files": ["events.csv"], "user_id": "user", "item_id": "item", "timestamp": "time"}
+    (tmp_path / "m.json").write_text(json.dumps({"events": mapping | {"category_id": "cat"}}))
+    settings = {"mapping_file": tmp_path / "m.json", "holdout_days": 0, "shards": 1}
+    build_dataset(output=tmp_path / "[/ds]", **settings)
+    monkeypatch.chdir(tmp_path / "[/ds]")
+    assert main(["."]) == 0
+    assert (tmp_path / "[/ds].html").is_file()
+    shown = capsys.readouterr().out
+    assert "events of category [/b] [red]" in shown
+    assert "nothing is held out (1 before and 0 after)" in shown
+
+
 def test_what_is_no_data_set_is_one_line(dataset, tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "is not a finished data set" in capsys.readouterr().err
