@@ -322,16 +322,18 @@ def swaps(work: pathlib.Path, seconds: float, *, count: int = 20) -> dict[str, A
             for version in range(2, count + 2):
                 copy = served / f".{version}"
                 shutil.copytree(source, copy)
+                # Of the same size: a version that is not whole would only wait.
                 if version == broken:
-                    (copy / "saved_model.pb").write_bytes(b"\xff not a graph")
-                    (copy / "assets.extra/manifest.json").unlink()
+                    graph = copy / "saved_model.pb"
+                    graph.write_bytes(b"\xff" * graph.stat().st_size)
                 if version == other:
                     file = copy / "assets.extra/schema.json"
-                    text = file.read_text()
-                    file.write_text(text.replace('"tokenizer": "', '"tokenizer": "x'))
-                    (copy / "assets.extra/manifest.json").unlink()
+                    file.write_text(file.read_text().replace('"tokenizer": "n', '"tokenizer": "x'))
                 copy.rename(served / str(version))
+                end = time.monotonic() + 60
                 while (now := state(version))[0] not in (30, 50):  # AVAILABLE, END
+                    if time.monotonic() > end:
+                        raise SystemExit(f"version {version} came to no rest: {now}")
                     time.sleep(0.1)
                 if now[0] == 50:
                     refusals[version] = now[1]

@@ -93,7 +93,11 @@ def save(
         module,
         str(unfinished),
         signatures=dict(signatures),
-        options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
+        # Loading registers custom gradients for as long as the process lives, and with them the
+        # whole model: a server would keep every version that it ever had.
+        options=tf.saved_model.SaveOptions(
+            namespace_whitelist=["Scann"], experimental_custom_gradients=False
+        ),
     )
     _drop_debug_names(unfinished)
     folder = unfinished / EXTRA

@@ -1,5 +1,6 @@
 """SavedModels: the same numbers as the live model, also where this package cannot be imported."""
 
+import gc
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from guim_tf.artifacts import ArtifactError, latest, versions
 from guim_tf.catalogue import Catalogue
@@ -264,3 +266,16 @@ def test_the_catalogue_encodes_titles_as_the_graph_does(shop_dataset, shop_run):
     in_graph = tf.function(lambda titles: words(titles).to_tensor())
     got = tf.RaggedTensor.from_tensor(in_graph(tf.constant(table["title"].to_pylist())), padding=0)
     assert got.to_list() == table["title_tokens"].to_pylist()
+
+
+@pytest.mark.parametrize("name", ["user_encoder", "item_encoder", "retrieval_exact"])
+def test_a_model_that_is_let_go_leaves_no_graph_behind(shop_models, name):
+    """A server loads versions for years; custom gradients, once registered, would keep them all."""
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(o) is FuncGraph for o in gc.get_objects())
+
+    before = graphs()
+    tf.saved_model.load(str(latest(shop_models, name)))
+    assert graphs() == before
