@@ -3,7 +3,7 @@
 One process, everything in memory: the same validation, tokeniser, vocabularies and records (a
 test compares them) of a log in Parquet files with times in seconds.
 
-    python benchmarks/pipeline_polars.py --mapping prepared/shop/mapping.json --output /tmp/shop
+    python benchmarks/pipeline_polars.py --mapping prepared/shop/mapping.json --output work/shop
 """
 
 import argparse
