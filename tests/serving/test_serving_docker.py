@@ -5,21 +5,15 @@ import re
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf import wrappers_pb2 as wrappers
 from tensorflow_serving.config import model_server_config_pb2
+
+from serving import text_config
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "serving/docker"
 Field = descriptor_pb2.FieldDescriptorProto
 
-# Two of the server's messages are not in the published stubs: their fields, by the server's source.
+# Messages that are not in the published stubs: their fields, by the server's source.
 MESSAGES = {
-    "BatchingParameters": {
-        "max_batch_size": (1, Field.TYPE_MESSAGE, ".google.protobuf.Int64Value"),
-        "batch_timeout_micros": (2, Field.TYPE_MESSAGE, ".google.protobuf.Int64Value"),
-        "max_enqueued_batches": (3, Field.TYPE_MESSAGE, ".google.protobuf.Int64Value"),
-        "num_batch_threads": (4, Field.TYPE_MESSAGE, ".google.protobuf.Int64Value"),
-        "pad_variable_length_inputs": (7, Field.TYPE_BOOL, None),
-    },
     "PrometheusConfig": {
         "enable": (1, Field.TYPE_BOOL, None),
         "path": (2, Field.TYPE_STRING, None),
@@ -32,16 +26,13 @@ MESSAGES = {
 
 def parse(name: str, message_name: str):
     file = descriptor_pb2.FileDescriptorProto(
-        name="server.proto", package="server", syntax="proto3", dependency=["wrappers.proto"]
+        name="server.proto", package="server", syntax="proto3"
     )
     for message, fields in MESSAGES.items():
         described = file.message_type.add(name=message)
         for field, (number, kind, type_name) in fields.items():
             described.field.add(name=field, number=number, type=kind, type_name=type_name, label=1)
-    copied = descriptor_pb2.FileDescriptorProto.FromString(wrappers.DESCRIPTOR.serialized_pb)
-    copied.name = "wrappers.proto"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(copied)
     pool.Add(file)
     found = pool.FindMessageTypeByName(f"server.{message_name}")
     message = message_factory.GetMessageClass(found)()
@@ -71,7 +62,7 @@ def test_model_configuration(file, folders):
 
 
 def test_batching_configuration():
-    batching = parse("batching.config", "BatchingParameters")
+    batching = text_config.read_batching_parameters(FOLDER / "batching.config")
 
     assert batching.max_batch_size.value > 1
     assert batching.max_enqueued_batches.value > 0  # the queue is bounded
