@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from beam_pipelines.errors import InputError
+from beam_pipelines.events import READ_BEFORE, Window
 from beam_pipelines.output import KeepFailed, failed_folder
 from guim_tf import schema
 
@@ -46,20 +47,40 @@ def add(before: Counters, now: Counters) -> Counters:
 
 
 def refuse_dead(
-    counters: Counters, max_dead_share: float, folder: pathlib.Path, output: pathlib.Path
+    counters: Counters,
+    max_dead_share: float,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    window: Window | None,
 ) -> None:
-    """Raises when too many rows or files are unusable; what there is stays to be looked at."""
+    """Raises when too many rows or files are unusable; what there is stays to be looked at.
+
+    Args:
+      counters: what was read now.
+      max_dead_share: of the rows or files.
+      folder: the unfinished output.
+      output: the name that it would get.
+      window: rows that were read for an earlier one and are not of this do not count; and none of
+        the files may be broken, for once the day has been added the rows that could not be read
+        can't be added any more.
+    """
     for name in ("files", "rows", "item_rows", "label_rows"):
         counted = counters.get(name, {"read": 0, "dead": {}})
-        dead = sum(counted["dead"].values())
-        if dead > max_dead_share * counted["read"]:
+        dead, read = sum(counted["dead"].values()), counted["read"]
+        share, remedy = max_dead_share, "mend the log or the mapping, or raise --max-dead-share"
+        if window is not None:
+            read -= counted.get("filtered", {}).get(READ_BEFORE, 0)
+            if name == "files":
+                share, remedy = 0.0, "mend them, or take them out of the mapping"
+        if dead > share * read:
             write(folder, counters)
             reasons = ", ".join(f"{why}: {count:,}" for why, count in counted["dead"].items())
+            bound = f"more than max_dead_share = {share:.2%}" if share else "none may be"
             raise KeepFailed(
-                f"{dead:,} of {counted['read']:,} {name.replace('_', ' ')} are unusable "
-                f"({dead / counted['read']:.2%}, more than max_dead_share = {max_dead_share:.2%}): "
-                f"{reasons}. See them in {failed_folder(output) / schema.DEAD_LETTERS}, and mend "
-                "the log or the mapping, or raise --max-dead-share."
+                f"{dead:,} of {read:,} {name.replace('_', ' ')} are unusable "
+                f"({dead / read:.2%}, {bound}): {reasons}. See them in "
+                f"{failed_folder(output) / schema.DEAD_LETTERS}, and {remedy}."
             )
 
 

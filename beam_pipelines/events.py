@@ -20,6 +20,7 @@ from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, 
 LAST_SECOND = 4_102_444_800  # 2100-01-01; milliseconds read as seconds lie far beyond it
 
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "action", "category_id", "title")
+READ_BEFORE = "read with an earlier day"
 _TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}(:\d{2}(:\d{2})?)?)?"
 _ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 
@@ -72,9 +73,16 @@ class _Rows:
 
     def filter(self, keep: np.ndarray, reason: str) -> None:
         """Counts the living rows outside of `keep` under `reason`."""
-        dropped = ~keep & self.alive
-        self._filtered[reason] += int(dropped.sum())
+        if dropped := int(np.count_nonzero(~keep & self.alive)):
+            self._filtered[reason] += dropped
         self.alive &= keep
+
+    def forget(self, rows_before: int) -> None:
+        """Counts the rows up to a number that did not parse under `READ_BEFORE`."""
+        new = [letter for letter in self._dead if letter.row > rows_before]
+        if known := len(self._dead) - len(new):
+            self._filtered[READ_BEFORE] += known
+        self._dead = new
 
     def finish(self, columns: dict[str, pa.Array | np.ndarray]) -> Validated:
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
@@ -89,9 +97,26 @@ class _Rows:
 # ------------------------------------------------------------------------------- the three tables
 
 
-def validate_events(raw: RawBatch, mapping: EventsMapping) -> Validated:
-    """Events of a batch: `EVENT_COLUMNS`, the timestamp as int64 seconds, text never null."""
+def validate_events(
+    raw: RawBatch, mapping: EventsMapping, *, window: Window | None = None, rows_before: int = 0
+) -> Validated:
+    """Events of a batch: `EVENT_COLUMNS`, the timestamp as int64 seconds, text never null.
+
+    Args:
+      raw: the batch.
+      mapping: which column holds what.
+      window: the times that are wanted. A row of another time is filtered whatever it holds.
+      rows_before: the rows of the file up to this number were read for an earlier window, which
+        has accounted for those whose time can't be told.
+    """
     rows = _Rows(raw)
+    timestamp, faults = _timestamp(rows, mapping)
+    if window is not None:
+        dated = ~np.any(list(faults.values()), axis=0)
+        inside = dated & (timestamp >= window.start) & (timestamp < window.stop)
+        rows.filter(inside | (raw.rows > rows_before), READ_BEFORE)
+        rows.forget(rows_before)
+        rows.filter(inside | ~dated, window.reason)
     _kill_garbled(rows)
     for row_filter in mapping.filters:
         _apply_filter(rows, row_filter)
@@ -99,21 +124,12 @@ def validate_events(raw: RawBatch, mapping: EventsMapping) -> Validated:
     columns = {
         "user_id": _id(rows, mapping.user_id, "user_id"),
         "item_id": _id(rows, mapping.item_id, "item_id"),
-        "timestamp": _timestamp(rows, mapping),
+        "timestamp": timestamp,
     } | {name: _optional_text(rows, column) for name, column in optional.items()}
+    for reason, bad in faults.items():
+        rows.kill(bad, reason)
     rows.kill(_has_break(columns["category_id"]), "category_id holds a tab or a line break")
     return rows.finish(columns)
-
-
-def within(valid: Validated, window: Window) -> Validated:
-    """Counts the sound events outside of a window as filtered."""
-    time = valid.table.column("timestamp").to_numpy()
-    inside = (time >= window.start) & (time < window.stop)
-    if inside.all():
-        return valid
-    filtered = valid.filtered + collections.Counter({window.reason: int((~inside).sum())})
-    table = valid.table.filter(pa.array(inside))
-    return Validated(table, valid.rows[inside], filtered, valid.dead)
 
 
 def validate_items(raw: RawBatch, mapping: ItemsMapping) -> Validated:
@@ -191,27 +207,35 @@ def _has_break(text: pa.Array) -> np.ndarray:
     return masks[0] | masks[1] | masks[2]
 
 
-def _timestamp(rows: _Rows, mapping: EventsMapping) -> np.ndarray:
-    """Whole seconds since the epoch `[n]`; a time that names no zone is of the mapping's."""
+def _timestamp(rows: _Rows, mapping: EventsMapping) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Whole seconds since the epoch `[n]`, 0 where there are none, and by reason which those are.
+
+    A time that names no zone is of the mapping's.
+    """
     cells = rows.column(mapping.timestamp.column)
     unit, zone = mapping.timestamp_unit, mapping.time_zone
     missing = cells.is_null()
     if pa.types.is_string(cells.type):
         missing = pc.or_(missing, pc.fill_null(pc.equal(cells, ""), False))
-    rows.kill(_mask(missing), "timestamp missing")
+    given = ~_mask(missing)
     kind = cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         micros = cells.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
         numbers = pc.fill_null(_in_zone(micros, zone).cast(pa.int64()), 0).to_numpy()
         seconds, bad = np.floor_divide(numbers, 1_000_000), np.zeros(rows.size, bool)
     elif unit == "iso":
-        seconds, bad = _iso_seconds(as_text(cells), rows.alive, zone)
+        seconds, bad = _iso_seconds(as_text(cells), given, zone)
     else:
-        seconds, bad = _numbers(cells, rows.alive)
+        seconds, bad = _numbers(cells, given)
         seconds = np.floor(seconds / (1000.0 if unit == "milliseconds" else 1.0))
-    rows.kill(bad, "timestamp unparsable")
-    rows.kill((seconds < 0) | (seconds >= LAST_SECOND), "timestamp out of range")
-    return np.where(rows.alive, seconds, 0).astype(np.int64)
+    far = (seconds < 0) | (seconds >= LAST_SECOND)
+    seconds = np.where(given & ~bad & ~far, seconds, 0).astype(np.int64)
+    faults = {
+        "timestamp missing": ~given,
+        "timestamp unparsable": bad,
+        "timestamp out of range": far,
+    }
+    return seconds, faults
 
 
 def _in_zone(times: pa.Array, zone: str) -> pa.Array:

@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -35,6 +36,7 @@ class History:
     days: tuple[str, ...] = ()
     files: int = 0  # event files read so far: the next one's place in the input
     settings: tuple[float, ...] = ()  # values of FIXED_SETTINGS
+    rows: Mapping[str, int] = dataclasses.field(default_factory=dict)  # read so far, by file
 
     @classmethod
     def load(cls, dataset: pathlib.Path) -> "History":
@@ -52,12 +54,13 @@ class History:
                 "--append day=... from its first day on, or name another folder."
             )
         fields = json.loads(path.read_text(encoding="utf-8"))
-        if len(fields["settings"]) != len(FIXED_SETTINGS):
+        if len(fields["settings"]) != len(FIXED_SETTINGS) or "rows" not in fields:
             raise InputError(
-                f"{dataset} is of an older version, which did not remember all of "
+                f"{dataset} is of an older version, which did not remember all of its files and of "
                 f"{', '.join(FIXED_SETTINGS)}. Build it again with --append from its first day on."
             )
-        return cls(tuple(fields["days"]), fields["files"], tuple(fields["settings"]))
+        days, chosen = tuple(fields["days"]), tuple(fields["settings"])
+        return cls(days, fields["files"], chosen, fields["rows"])
 
     def add(self, day: str, *, files: int, settings: Settings) -> "History":
         """The state after a day; raises `InputError` where the day can't be added."""
@@ -70,7 +73,14 @@ class History:
                     f"{name} is {new}, and the days before were built with {old}; "
                     "keep it, or build a new data set from all days."
                 )
-        return History((*self.days, day), self.files + files, chosen)
+        return History((*self.days, day), self.files + files, chosen, self.rows)
+
+    def with_rows(self, rows: Iterable[tuple[str, int]]) -> "History":
+        """The state with the last row of each (file, row) that was read."""
+        last = dict(self.rows)
+        for path, row in rows:
+            last[path] = max(row, last.get(path, 0))
+        return dataclasses.replace(self, rows=last)
 
     def save(self, plan: Plan, attributes: pa.Table) -> None:
         """Moves the sequences out of the work folder and writes the rest beside them."""

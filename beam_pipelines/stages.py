@@ -10,7 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_pipelines import progress, sequences, vocabulary
-from beam_pipelines.events import Window, mapped_columns, validate_events, within
+from beam_pipelines.events import Window, mapped_columns, validate_events
 from beam_pipelines.examples import RecordWriter, UserEvents, encode_examples
 from beam_pipelines.files import (
     DeadLetters,
@@ -54,7 +54,8 @@ class Plan:
     holdout_days: int = 30
     partitions_per_shard: int = 1
     window: Window | None = None
-    first_file: int = 0  # files that an older run has read already
+    first_file: int = 0  # files that older runs have read, each as often as it was read
+    rows_before: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of them, by path
     letters: str = "events"  # begins the names of the files of dead letters
     chunk_rows: int = CHUNK_ROWS
 
@@ -127,7 +128,13 @@ def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spil
       `dead_letters/` holds the rows and the file that can't be used.
     """
     number, source = element
-    counters: dict[str, Any] = {"path": source.path, "broken": "", "read": 0, "kept": 0}
+    counters: dict[str, Any] = {
+        "path": source.path,
+        "broken": "",
+        "last_row": 0,
+        "read": 0,
+        "kept": 0,
+    }
     filtered: collections.Counter[str] = collections.Counter()
     dead: collections.Counter[str] = collections.Counter()
     spill = _Spill(plan, number)
@@ -139,13 +146,18 @@ def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spil
             if raw.broken is not None:
                 dead_letters.write([raw.broken])
                 counters["broken"] = raw.broken.reason
-            valid = validate_events(raw, plan.events)
+            valid = validate_events(
+                raw,
+                plan.events,
+                window=plan.window,
+                rows_before=plan.rows_before.get(source.path, 0),
+            )
             dead_letters.write(valid.dead)
             dead.update(letter.reason for letter in valid.dead)
             counters["read"] += raw.table.num_rows + len(raw.dead)
+            dead_rows = (row.row for row in raw.dead)
+            counters["last_row"] = max([counters["last_row"], *raw.rows[-1:].tolist(), *dead_rows])
             progress.report(plan.progress("read"), f"{number:05d}", counters["read"])
-            if plan.window is not None:
-                valid = within(valid, plan.window)
             filtered.update(valid.filtered)
             if not valid.table.num_rows:
                 continue

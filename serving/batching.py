@@ -2,8 +2,8 @@
 
 Batching is greedy: a thread that is free takes whatever waits, so that a lone client never waits
 for company and a busy server forms large batches by itself. `batch_timeout_micros` above 0 waits
-for fuller batches, as TF Serving does by default. What waits is bounded: beyond it requests are
-refused at once, for an answer that comes too late costs as much as one in time.
+for fuller batches, as TF Serving does by default. What waits and runs is bounded: beyond it
+requests are refused at once, for an answer that comes too late costs as much as one in time.
 """
 
 import dataclasses
@@ -38,10 +38,6 @@ class _Task:
     def is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def fail(self, error: Exception) -> None:
-        """Its traceback would keep the model and the inputs alive, in a cycle with the future."""
-        self.future.set_exception(error.with_traceback(None))
-
 
 class Batcher:
     """A bounded queue and the threads that empty it.
@@ -61,7 +57,7 @@ class Batcher:
         self._metrics = metrics
         self._changed = threading.Condition()
         self._queues: dict[Hashable, deque[_Task]] = {}
-        self._waiting = 0  # rows
+        self._held = 0  # rows that wait or run
         self._closed = False
         for number in range(parameters.num_batch_threads):
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
@@ -102,17 +98,17 @@ class Batcher:
         return task.future
 
     def require_room(self, rows: int = 1) -> None:
-        """Whether so many rows may wait.
+        """Whether there is room for so many rows: what runs and what waits may be `places` in all.
 
         Raises:
           RequestError: RESOURCE_EXHAUSTED.
         """
-        bound = self._parameters.max_batch_size * self._parameters.max_enqueued_batches
-        if self._waiting + rows > bound:
+        if self._held + rows > self._parameters.places:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "The batch scheduling queue to which this task was submitted is full; "
-                f"{self._waiting} of {bound} rows are waiting. Try again later.",
+                f"{self._held} of {self._parameters.places} rows are running or waiting. "
+                "Try again later.",
             )
 
     def close(self) -> None:
@@ -124,7 +120,7 @@ class Batcher:
             self._changed.notify_all()
         for task in waiting:
             if task.future.set_running_or_notify_cancel():
-                task.fail(_ending())
+                self._fail(task, _ending())
 
     def _cost(self, task: _Task) -> int:
         """Places that a request takes in the queue: an empty one too, and a large one, which is run
@@ -132,8 +128,28 @@ class Batcher:
         return min(max(task.rows, 1), self._parameters.max_batch_size)
 
     def _count(self, rows: int) -> None:
-        self._waiting += rows
-        self._metrics.queued.set(self._waiting)
+        self._held += rows
+        self._metrics.held.set(self._held)
+
+    def _release(self, tasks: Sequence[_Task]) -> None:
+        """Before they are answered: a client that comes back at once finds its old place."""
+        with self._changed:
+            self._count(-sum(self._cost(task) for task in tasks))
+
+    def _fail(self, task: _Task, error: Exception) -> None:
+        """Its traceback would keep the model and the inputs alive, in a cycle with the future."""
+        self._release([task])
+        task.future.set_exception(error.with_traceback(None))
+
+    def _starts(self, task: _Task) -> bool:
+        """Whether somebody still waits for the answer."""
+        if not task.future.set_running_or_notify_cancel():
+            self._release([task])
+            return False
+        if task.is_late():
+            self._fail(task, _late())
+            return False
+        return True
 
     def _key(self, call: Call, rows: int | None) -> Hashable | None:
         ours = call.servable.row_by_row
@@ -151,12 +167,12 @@ class Batcher:
             if tasks is None:
                 return
             try:
-                self._run([task for task in tasks if _starts(task)])
+                self._run([task for task in tasks if self._starts(task)])
             except Exception as e:  # a thread less would serve nobody
                 _log.exception("a batch failed")
                 for task in tasks:
                     if not task.future.done():
-                        task.fail(e)
+                        self._fail(task, e)
             del tasks  # or this thread would keep a retired model alive while it waits
 
     def _take(self) -> list[_Task] | None:
@@ -184,7 +200,6 @@ class Batcher:
         rows = 0
         while queue and (not tasks or rows + queue[0].rows <= self._parameters.max_batch_size):
             task = queue.popleft()
-            self._count(-self._cost(task))
             rows += 0 if task.future.cancelled() else task.rows
             tasks.append(task)
         if queue:
@@ -212,6 +227,7 @@ class Batcher:
             seconds=time.monotonic() - start,
             waited=[start - task.enqueued for task in tasks],
         )
+        self._release(tasks)
         for task, part in zip(tasks, parts, strict=True):
             task.future.set_result(part)
 
@@ -220,13 +236,13 @@ class Batcher:
         if len(tasks) == 1:
             if not isinstance(error, (RequestError, tf.errors.OpError)):
                 _log.error("%s failed", tasks[0].call.signature_name, exc_info=error)
-            tasks[0].fail(error)
+            self._fail(tasks[0], error)
             return
         middle = len(tasks) // 2
         for half in (tasks[:middle], tasks[middle:]):
             for task in half:
                 if task.is_late():
-                    task.fail(_late())
+                    self._fail(task, _late())
             self._run([task for task in half if not task.future.done()])
 
     def _outputs(self, tasks: Sequence[_Task]) -> Sequence[batches.Arrays]:
@@ -248,16 +264,6 @@ class Batcher:
         size = next((s for s in allowed if s >= rows), rows)
         outputs = run(servable, name, batches.stack([task.call for task in tasks], size))
         return batches.split(outputs, [task.rows for task in tasks], size)
-
-
-def _starts(task: _Task) -> bool:
-    """Whether somebody still waits for the answer."""
-    if not task.future.set_running_or_notify_cancel():
-        return False
-    if task.is_late():
-        task.fail(_late())
-        return False
-    return True
 
 
 def _late() -> RequestError:

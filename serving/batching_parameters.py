@@ -13,7 +13,7 @@ class BatchingParameters:
       max_batch_size: rows of a batch. A request with more is run by itself: in pieces where its
         model answers row by row, so that memory is bounded.
       batch_timeout_micros: how long the oldest request waits for a fuller batch.
-      max_enqueued_batches: times `max_batch_size`, the rows that may wait.
+      max_enqueued_batches: batches' worth of rows that may wait while all threads run full ones.
       num_batch_threads: batches that run at once.
       allowed_batch_sizes: sizes that batches are filled up to; empty for any.
       pad_variable_length_inputs: also requests of models that do not come from `guim export` may
@@ -45,6 +45,11 @@ class BatchingParameters:
                 f"allowed_batch_sizes are {list(sizes)}, expected increasing numbers of which the "
                 f"last is max_batch_size = {self.max_batch_size}."
             )
+
+    @property
+    def places(self) -> int:
+        """Rows that may run or wait at a time."""
+        return (self.max_enqueued_batches + self.num_batch_threads) * self.max_batch_size
 
     @classmethod
     def from_proto(cls, proto: Any) -> "BatchingParameters":

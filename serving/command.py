@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from serving import log, text_config
 from serving.batching_parameters import BatchingParameters
 from serving.model_config import ModelConfig, ModelConfigError, from_proto
@@ -62,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         help="TF Serving's: BatchingParameters as text proto",
     )
     parser.add_argument(
+        "--tensorflow-intra-op-parallelism",
+        type=int,
+        default=1,
+        metavar="THREADS",
+        help="TF Serving's: threads that share one operation (%(default)s: most answers a second; "
+        "more for few clients of a large exact index)",
+    )
+    parser.add_argument(
         "--max-message-mb", type=int, default=64, help="largest request (%(default)s)"
     )
     parser.add_argument(
@@ -91,10 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.max_message_mb < 1 or arguments.drain_seconds < 0 or arguments.poll_seconds <= 0:
-        parser.error(
-            "--max-message-mb must be 1 or more, --drain-seconds 0 or more, --poll-seconds above 0"
-        )
+    for name, value in (
+        ("--max-message-mb", arguments.max_message_mb),
+        ("--tensorflow-intra-op-parallelism", arguments.tensorflow_intra_op_parallelism),
+    ):
+        if value < 1:
+            parser.error(f"{name} must be 1 or more")
+    if arguments.drain_seconds < 0 or arguments.poll_seconds <= 0:
+        parser.error("--drain-seconds must be 0 or more, --poll-seconds above 0")
     log.configure(arguments.log_format)
     stopped = threading.Event()
 
@@ -103,8 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
 
     try:
+        configs = _configs(arguments)
+        # Batches run beside each other: one that spreads over all processors would be in their way.
+        threads = arguments.tensorflow_intra_op_parallelism
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
         handle = serve(
-            _configs(arguments),
+            configs,
             host=arguments.host,
             port=arguments.port,
             rest_port=arguments.rest_port,

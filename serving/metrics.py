@@ -82,8 +82,8 @@ class Metrics:
             registry=self._registry,
             buckets=_MICROSECONDS,
         )
-        self.queued = Gauge(
-            ":guim:serving:queued_rows", "Rows that wait for a thread.", registry=self._registry
+        self.held = Gauge(
+            ":guim:serving:held_rows", "Rows that run or wait.", registry=self._registry
         )
 
     def _histogram(

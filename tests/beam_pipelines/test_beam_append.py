@@ -192,6 +192,63 @@ def test_only_the_events_of_the_day_are_added(mapping, tmp_path, capsys):
     ]
 
 
+def test_a_growing_folder_counts_each_row_with_one_day(mapping, tmp_path):
+    """Every day's job reads all files that are there, and once a file that went on growing."""
+    days, one, hidden = tmp_path / "days", tmp_path / "one", tmp_path / "hidden"
+    (tmp_path / "day0.csv").write_text(
+        (tmp_path / "day0.csv").read_text()
+        + f"u1,,{T0 + 100},a0,c1,x\nu1,i1,never,a0,c1,x\nu1,,{T0 + DAY},a0,c1,x\n"
+    )
+    build_dataset(mapping_file=mapping, output=one, **SETTINGS)
+    hidden.mkdir()
+    for number in range(10):
+        (tmp_path / f"day{number}.csv").rename(hidden / f"day{number}.csv")
+    grown = tmp_path / "day9.csv"
+    for number, day in enumerate(DAYS):
+        if number == 9:
+            with grown.open("a") as file:
+                file.writelines((hidden / grown.name).read_text().splitlines(True)[1:])
+        else:
+            (hidden / f"day{number}.csv").rename(tmp_path / f"day{number}.csv")
+        if number == 5:
+            grown.write_text("user,item,time,action,category,title\nu1,i2,ever,a0,c1,x\n")
+        build_dataset(mapping_file=mapping, output=days, append=parse_day(f"day={day}"), **SETTINGS)
+    assert records(days) == records(one)
+    made, expected = counters(days)["rows"], counters(one)["rows"]
+    assert made["kept"] == expected["kept"]
+    assert expected["dead"] == {
+        "wrong number of fields": 10,
+        "item_id missing": 2,
+        "timestamp unparsable": 1,
+    }
+    assert made["dead"] == expected["dead"] | {"timestamp unparsable": 2}
+    letters = [json.loads(x) for f in (days / "dead_letters").iterdir() for x in f.open()]
+    places = [(letter["file"], letter["row"]) for letter in letters]
+    assert len(places) == len(set(places)) == 14
+
+
+def test_the_share_of_dead_rows_is_that_of_the_day(mapping, tmp_path):
+    """Ten days that are read beside it do not hide a day that is no good."""
+    bad = "".join(f"u1,,{T0 + 2 * DAY + n},a0,c1,x\n" for n in range(20))
+    with (tmp_path / "day2.csv").open("a") as file:
+        file.write(bad)
+    build = {"mapping_file": mapping, "output": tmp_path / "ds", **SETTINGS}
+    build_dataset(**build, append=parse_day("day=2023-11-16"))
+    with pytest.raises(ValueError, match=r"20 of 143 rows are unusable .13\.99%.* raise --max-de"):
+        build_dataset(**build, append=parse_day("day=2023-11-17"))
+
+
+def test_a_day_is_not_added_from_files_that_end_too_soon(mapping, tmp_path):
+    build = {"mapping_file": mapping, "output": tmp_path / "ds", **SETTINGS, "max_dead_share": 0.5}
+    (tmp_path / "day3.csv").write_text("")
+    with pytest.raises(
+        ValueError, match=r"1 of 10 files are unusable .10\.00%, none may be.: empty"
+    ):
+        build_dataset(**build, append=parse_day("day=2023-11-15"))
+    (tmp_path / "day3.csv").unlink()
+    build_dataset(**build, append=parse_day("day=2023-11-15"))
+
+
 def test_a_day_has_one_name_however_it_is_spelled():
     assert parse_day("day=2011-1-5") == parse_day("day=2011-01-05")
 
@@ -223,7 +280,8 @@ def test_a_day_that_can_not_be_added_leaves_the_data_set_alone(mapping, tmp_path
         build_dataset(**second, **SETTINGS | {"validation_share": 0.3})
     with pytest.raises(ValueError, match=rf"before that of the data set, {T0 + DAY}.*--as-of"):
         build_dataset(**second, **SETTINGS | {"holdout_days": 2})
-    with pytest.raises(ValueError, match="files are|rows are unusable"):
+    own_mapping(mapping, 1)
+    with pytest.raises(ValueError, match="1 of 124 rows are unusable"):
         build_dataset(**second, **SETTINGS | {"max_dead_share": 0})
     with pytest.raises(ValueError, match="holds 1 days that were added, the last 2023-11-15"):
         build_dataset(mapping_file=mapping, output=output, **SETTINGS)

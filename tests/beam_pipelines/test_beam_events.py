@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 
 from beam_pipelines.events import (
+    READ_BEFORE,
     Window,
     cast_rows,
     mapped_columns,
     validate_events,
     validate_items,
     validate_labels,
-    within,
 )
 from beam_pipelines.readers import DeadRow, RawBatch
 from guim_tf.mapping import Column, EventsMapping, ItemsMapping, LabelsMapping, RowFilter
@@ -196,7 +196,7 @@ def test_a_row_counts_once_under_the_first_thing_that_drops_it():
     rules = (RowFilter("user", "present"), RowFilter("n", ">", 0))
     valid = validate_events(raw, mapping(filters=rules))
     assert valid.rows.tolist() == [1]
-    assert valid.filtered == {"user present": 2, "n > 0": 0}
+    assert valid.filtered == {"user present": 2}
     assert {d.row: d.reason for d in valid.dead} == {
         4: "n is not a number",
         5: "timestamp unparsable",
@@ -281,7 +281,40 @@ def test_a_zone_that_is_none_is_refused():
 
 def test_a_window_keeps_its_first_second_and_not_its_last():
     raw = batch(user=["u"] * 4, item=["i"] * 4, time=[9, 10, 19, 20])
-    valid = within(validate_events(raw, mapping()), Window(10, 20, "the test"))
+    valid = validate_events(raw, mapping(), window=Window(10, 20, "the test"))
     assert valid.table["timestamp"].to_pylist() == [10, 19]
     assert valid.rows.tolist() == [2, 3]
     assert valid.filtered == {"outside of the test": 2}
+
+
+def test_bad_rows_of_another_time_are_not_the_windows():
+    """Which other days account for; a time that can't be read is the first reader's."""
+    raw = batch(
+        user=["", "u", "", "u", "u", "u", ""],
+        item=["i"] * 7,
+        time=["9", "never", "10", "", "11", "later", "30"],
+    )
+    unparsed = (DeadRow(8, "wrong number of fields", "x"), DeadRow(9, "wrong number of fields", ""))
+    raw = RawBatch(raw.table, raw.rows, unparsed)
+    window = Window(10, 20, "the test")
+
+    def reasons(**settings) -> dict[int, str]:
+        return {
+            d.row: d.reason for d in validate_events(raw, mapping(), window=window, **settings).dead
+        }
+
+    expected = {
+        2: "timestamp unparsable",
+        3: "user_id missing",
+        4: "timestamp missing",
+        6: "timestamp unparsable",
+        8: "wrong number of fields",
+        9: "wrong number of fields",
+    }
+    assert reasons() == expected
+    assert reasons(rows_before=5) == {row: expected[row] for row in (3, 6, 8, 9)}
+    again = validate_events(raw, mapping(), window=window, rows_before=8)
+    assert {d.row for d in again.dead} == {3, 9}
+    assert again.filtered == {READ_BEFORE: 6}
+    assert validate_events(raw, mapping(), window=window).filtered == {window.reason: 2}
+    assert again.rows.tolist() == [5]

@@ -1,6 +1,8 @@
 """Which requests run together, in which order, and what becomes of those that can't."""
 
 import gc
+import itertools
+import queue
 import threading
 import time
 import weakref
@@ -243,11 +245,11 @@ def test_lengths_that_disagree_are_not_filled_up_to_agree(start, model):
 def test_empty_requests_take_a_place_in_the_queue(start, model):
     batcher = start(max_batch_size=2, max_enqueued_batches=1)
     hold(batcher, model)
-    futures = [batcher.submit(call(model, np.zeros((0, 2), int))) for _ in range(2)]
-    with pytest.raises(RequestError, match="2 of 2 rows"):
+    futures = [batcher.submit(call(model, np.zeros((0, 2), int))) for _ in range(3)]
+    with pytest.raises(RequestError, match="4 of 4 rows"):
         batcher.submit(call(model, np.zeros((0, 2), int)))
     model.gate.set()
-    assert [future.result(TIMEOUT)["y"].shape for future in futures] == [(0, 2)] * 2
+    assert [future.result(TIMEOUT)["y"].shape for future in futures] == [(0, 2)] * 3
 
 
 def test_a_thread_outlives_whatever_a_model_does(start, model):
@@ -291,11 +293,11 @@ def test_what_waits_when_it_closes_is_refused(start, model):
         assert error.value.code == grpc.StatusCode.UNAVAILABLE
 
 
-def test_what_waits_is_bounded(start, model):
+def test_what_runs_and_waits_is_bounded(start, model):
     batcher = start(max_batch_size=2, max_enqueued_batches=2)
     held = hold(batcher, model)
-    futures = [batcher.submit(call(model, [n, n])) for n in (1, 2)]
-    with pytest.raises(RequestError, match="queue .* is full; 4 of 4 rows") as error:
+    futures = [batcher.submit(call(model, x)) for x in ([1, 1], [2, 2], [3])]
+    with pytest.raises(RequestError, match="queue .* is full; 6 of 6 rows") as error:
         batcher.submit(call(model, [3]))
     assert error.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(RequestError):
@@ -305,6 +307,29 @@ def test_what_waits_is_bounded(start, model):
     for future in [held, *futures]:
         future.result(TIMEOUT)
     assert batcher.submit(call(model, [4])).result(TIMEOUT)["y"].tolist() == [4]
+
+
+def test_as_many_clients_as_there_are_places_are_never_refused(start, model):
+    """Each comes back the moment that it is answered, whatever the answer is."""
+    batcher = start(max_batch_size=2, max_enqueued_batches=2, num_batch_threads=2)
+    numbers, answers = itertools.count(), queue.Queue()
+
+    def ask(_: object = None) -> None:
+        if (number := next(numbers)) >= 400:
+            answers.put(None)
+            return
+        x = 13 if number % 5 == 1 else number + 20  # the graph refuses thirteen
+        deadline = time.monotonic() - (1 if number % 5 == 2 else -TIMEOUT)
+        try:
+            future = batcher.submit(call(model, [x]), deadline=deadline)
+        except RequestError as e:
+            answers.put(e)
+            return
+        future.add_done_callback(ask)
+
+    for _ in range(8):
+        ask()
+    assert [answers.get(timeout=TIMEOUT) for _ in range(8)] == [None] * 8
 
 
 def test_a_request_larger_than_the_queue_takes_the_place_of_a_batch(start, model):
