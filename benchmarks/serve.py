@@ -9,20 +9,18 @@ with the official stubs; the server is `guim serve` in a process of its own. Rat
 """
 
 import argparse
-import contextlib
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from serve_clients import Load, memory_mb, server
 
 from serving.batching_parameters import BatchingParameters
 
@@ -32,8 +30,7 @@ CLIENTS = (1, 4, 16, 32, 64)
 AT_CAPACITY = 32  # clients
 K = 20
 REQUESTS = 256
-PROCESSES = 2  # of clients
-PARTS = ("encode_users", "recommend", "overload", "swaps")
+PARTS = ("encode_users", "recommend", "overload", "swaps", "restart")
 MODELS = {"encode_users": "user_encoder", "recommend": "retrieval"}
 
 
@@ -65,7 +62,10 @@ def inputs_of(signature: str, users: dict[str, np.ndarray], part: slice) -> dict
 
 
 def in_process(models: pathlib.Path, dataset: pathlib.Path, signature: str, seconds: float) -> None:
-    """Prints users a second by batch size, and the median of single calls, as JSON."""
+    """Prints users a second by batch size, and the median of single calls, as JSON.
+
+    With no seconds to measure in it loads the model and calls it once.
+    """
     import tensorflow as tf
 
     from serving.servable import register_ops
@@ -77,7 +77,7 @@ def in_process(models: pathlib.Path, dataset: pathlib.Path, signature: str, seco
     call = model.signatures[signature]
     users = histories(dataset, max(BATCHES), seed=0)
     rates, single = {}, 0.0
-    for size in BATCHES:
+    for size in BATCHES if seconds else (1,):
         inputs = inputs_of(signature, users, slice(size))
         tensors = {
             name: tf.constant(x, tf.string if x.dtype == object else None)
@@ -85,7 +85,7 @@ def in_process(models: pathlib.Path, dataset: pathlib.Path, signature: str, seco
         }
         call(**tensors)
         took, end = [], time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        while not took or time.perf_counter() < end:
             start = time.perf_counter()
             call(**tensors)
             took.append(time.perf_counter() - start)
@@ -114,99 +114,6 @@ def write_prepared(
             request.inputs[name].CopyFrom(tensors.to_proto(values, name=name))
         requests.append(request)
     write_requests(path, requests)
-
-
-@contextlib.contextmanager
-def server(*arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """(process, address) of `guim serve`."""
-    command = [sys.executable, "-m", "serving.command", "--port", "0", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if line.startswith("ready at "):
-                break
-        else:
-            raise SystemExit("the server did not start")
-        # Nobody reads on: a full pipe would hold the server up.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        yield process, line.removeprefix("ready at ").partition(": ")[0]
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-class Load:
-    """Client processes that are ready to go."""
-
-    def __init__(
-        self,
-        address: str,
-        requests: pathlib.Path,
-        *,
-        seconds: float,
-        clients: int = 0,
-        rate: float = 0.0,
-        deadline: float = 30.0,
-        seed: int = 0,
-    ) -> None:
-        count = min(PROCESSES, clients or PROCESSES)
-        shared = ["--address", address, "--requests", str(requests), "--seconds", str(seconds)]
-        shared += ["--deadline", str(deadline)]
-        self._processes = []
-        for number in range(count):
-            amount = (
-                ["--rate", str(rate / count)]
-                if rate
-                else ["--clients", str(clients // count + (number < clients % count))]
-            )
-            command = [sys.executable, str(pathlib.Path(__file__).with_name("load.py")), *shared]
-            command += [*amount, "--seed", str(seed * PROCESSES + number)]
-            self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-        for process in self._processes:
-            if process.stdout.readline() != "ready\n":
-                raise SystemExit("a client did not start")
-
-    def go(self) -> None:
-        for process in self._processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-
-    def result(self) -> "Figures":
-        found = [json.loads(process.stdout.readline()) for process in self._processes]
-        for process in self._processes:
-            process.wait()
-        samples = [sample for one in found for sample in one["samples"]]
-        return Figures(samples, max(one["seconds"] for one in found))
-
-    def run(self) -> "Figures":
-        self.go()
-        return self.result()
-
-
-class Figures:
-    """What clients saw."""
-
-    def __init__(self, samples: list[list[Any]], seconds: float) -> None:
-        self.statuses = Counter(status for status, _ in samples)
-        accepted = [ms for status, ms in samples if status == "OK"]
-        self.latencies = np.array(accepted or [float("nan")])
-        self.refused = np.array([ms for status, ms in samples if status != "OK"] or [0.0])
-        self.qps = len(accepted) / seconds
-        self.asked = len(samples) / seconds
-
-    def percentile(self, share: float) -> float:
-        return float(np.percentile(self.latencies, share))
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "qps": round(self.qps, 1),
-            "p50_ms": round(self.percentile(50), 2),
-            "p99_ms": round(self.percentile(99), 2),
-            "p99_9_ms": round(self.percentile(99.9), 2),
-        }
 
 
 def throughput(work: pathlib.Path, signature: str, seconds: float) -> dict[str, Any]:
@@ -240,22 +147,16 @@ def throughput(work: pathlib.Path, signature: str, seconds: float) -> dict[str, 
     }
 
 
-def memory_mb(process: subprocess.Popen, what: str = "VmRSS") -> int:
-    """Memory of a process; VmHWM is the most that it ever had."""
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split(f"{what}:")[1].split()[0]) // 1024
-
-
-def overload(work: pathlib.Path, seconds: float, *, rows: int = 8) -> dict[str, Any]:
+def overload(work: pathlib.Path, seconds: float) -> dict[str, Any]:
     """Ten times what the server can do, then what it could do before.
 
-    Requests hold several users, for the clients are on the server's own processors: ten times as
-    many requests of one user keep these busy by themselves.
+    A request holds the users of a whole batch, for the clients are on the server's own processors:
+    ten times as many smaller ones keep these busy by themselves.
     """
     deadline = 2.0
     parameters = BatchingParameters()
-    # As many clients as there are places in the queue: none of them is ever refused.
-    holds = parameters.max_enqueued_batches * parameters.max_batch_size // rows
+    rows = parameters.max_batch_size
+    holds = parameters.places // rows  # so many clients are never refused
     with (
         tempfile.TemporaryDirectory() as folder,
         server("--models", str(work / "models"), "--model", "user_encoder") as (process, address),
@@ -352,6 +253,42 @@ def swaps(work: pathlib.Path, seconds: float, *, count: int = 20) -> dict[str, A
     }
 
 
+def restart(work: pathlib.Path, *, repeats: int = 5) -> dict[str, Any]:
+    """From SIGKILL under load to the first answer, against loading the model in a new process."""
+    import grpc
+    from load import read_requests
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    models = ("--models", str(work / "models"), "--model", "user_encoder")
+    loading = [sys.executable, __file__, "--work", str(work), "--in-process", "encode_users"]
+    loads, restarts = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "requests")
+        write_prepared(file, work / "dataset", "encode_users")
+        request = read_requests(str(file))[0]
+        for seed in range(repeats):
+            begun = time.monotonic()
+            subprocess.check_output([*loading, "--seconds", "0"])
+            loads.append(time.monotonic() - begun)
+            with server(*models) as (process, address):
+                load = Load(address, file, seconds=2, clients=AT_CAPACITY, seed=seed)
+                load.go()
+                time.sleep(1)
+                process.send_signal(signal.SIGKILL)
+                begun = time.monotonic()
+                with server(*models, "--port", address.rpartition(":")[2]) as (_, again):
+                    with grpc.insecure_channel(again) as channel:
+                        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+                        stub.Predict(request, 60)
+                    restarts.append(time.monotonic() - begun)
+                load.result()
+    return {
+        "restart_over_loading": round(float(np.median(restarts) / np.median(loads)), 3),
+        "restart_s": round(float(np.median(restarts)), 2),
+        "loading_s": round(float(np.median(loads)), 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("work/synthetic"))
@@ -370,6 +307,8 @@ def main() -> None:
             figures = overload(work, arguments.seconds)
         elif part == "swaps":
             figures = swaps(work, arguments.seconds)
+        elif part == "restart":
+            figures = restart(work)
         else:
             figures = throughput(work, part, arguments.seconds)
         print(json.dumps({"benchmark": "serve", "part": part} | figures), flush=True)

@@ -99,7 +99,7 @@ def save(
             namespace_whitelist=["Scann"], experimental_custom_gradients=False
         ),
     )
-    _drop_debug_names(unfinished)
+    _drop_attributes(unfinished)
     folder = unfinished / EXTRA
     folder.mkdir()
     schema.save(folder)
@@ -123,10 +123,12 @@ def _write_manifest(folder: pathlib.Path) -> None:
     (folder / EXTRA / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
-def _drop_debug_names(folder: pathlib.Path) -> None:
-    """Removes the one attribute that servers of older TensorFlow releases don't know.
+def _drop_attributes(folder: pathlib.Path) -> None:
+    """Removes the attributes that nobody needs who encodes, and that some trip over.
 
-    They refuse a whole graph for it, and it only names a variable in messages.
+    `debug_name` names a variable in messages; servers of older TensorFlow releases don't know it and
+    refuse the whole graph. `_gradient_op_type` names a custom gradient, which is not saved; loading
+    warns of each.
     """
     path = folder / tf.saved_model.SAVED_MODEL_FILENAME_PB
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
@@ -136,6 +138,7 @@ def _drop_debug_names(folder: pathlib.Path) -> None:
             for node in nodes:
                 if node.op == "VarHandleOp":
                     node.attr.pop("debug_name", None)
+                node.attr.pop("_gradient_op_type", None)
     path.write_bytes(model.SerializeToString(deterministic=True))
     write_fingerprint(str(folder))  # it holds a checksum of that file
 

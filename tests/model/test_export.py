@@ -269,7 +269,7 @@ def test_the_catalogue_encodes_titles_as_the_graph_does(shop_dataset, shop_run):
 
 
 @pytest.mark.parametrize("name", ["user_encoder", "item_encoder", "retrieval_exact"])
-def test_a_model_that_is_let_go_leaves_no_graph_behind(shop_models, name):
+def test_a_model_that_is_let_go_leaves_no_graph_and_no_warning_behind(shop_models, name, caplog):
     """A server loads versions for years; custom gradients, once registered, would keep them all."""
 
     def graphs() -> int:
@@ -279,3 +279,4 @@ def test_a_model_that_is_let_go_leaves_no_graph_behind(shop_models, name):
     before = graphs()
     tf.saved_model.load(str(latest(shop_models, name)))
     assert graphs() == before
+    assert not caplog.records
