@@ -150,7 +150,7 @@ def _prepare(
         holdout_days=chosen.holdout_days,
         window=append,
         first_file=before.files,
-        rows_before=before.rows,
+        rows_before=before.rows_before(),
         letters="events" if append is None else f"events-{append.name}",
     )
     return _Job(plan, sources, chosen, output, past, history)
@@ -163,9 +163,10 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
         read_and_group(inputs, plan=plan, options=options)
     items, labels = read_tables(mapping, base=base, folder=plan.folder)
     counters = _count_rows(job, items, labels)
-    accounts.refuse_dead(
-        counters, chosen.max_dead_share, plan.folder, job.output, window=plan.window
-    )
+    if plan.window is not None:
+        accounts.refuse_broken(counters, plan.folder, job.output)
+    accounts.refuse_dead(counters, chosen.max_dead_share, plan.folder, job.output)
+    del counters[accounts.ROWS_OF_DAY]
     merges = _read_json(plan, "merge")
     if job.past is not None:
         before = accounts.read(job.past)
@@ -231,8 +232,8 @@ def _build(job: _Job, mapping: Mapping, base: pathlib.Path, options: PipelineOpt
         pq.write_table(labels.rows, plan.folder / schema.LABELS_FILE)
     accounts.write(plan.folder, counters)
     if job.history is not None:
-        rows = ((each["path"], each["last_row"]) for each in _read_json(plan, "scan"))
-        job.history.with_rows(rows).save(plan, _attributes(job))
+        scans = ((each["path"], each["last_row"]) for each in _read_json(plan, "scan"))
+        job.history.after(scans).save(plan, _attributes(job))
     made.save(plan.folder)
     return counters
 

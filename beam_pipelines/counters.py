@@ -1,16 +1,18 @@
 """`counters.json`: what every row, file, event and user became, and the checks on it."""
 
 import collections
+import functools
 import json
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 from beam_pipelines.errors import InputError
-from beam_pipelines.events import READ_BEFORE, Window
+from beam_pipelines.events import READ_BEFORE
 from beam_pipelines.output import KeepFailed, failed_folder
 from guim_tf import schema
 
 Counters = dict[str, Any]
+ROWS_OF_DAY = "rows_of_the_day"  # of the time that is added; a part of `rows`
 
 
 def count_rows(scans: list[Counters], *, filters: list[str]) -> Counters:
@@ -32,7 +34,8 @@ def count_rows(scans: list[Counters], *, filters: list[str]) -> Counters:
             counter.update(scan[name])
         rows[name] = dict(counter)
     events = {"kept": rows["kept"], "capped": sum(scan["capped"] for scan in scans)}
-    return {"files": files, "rows": rows, "events": events}
+    day = functools.reduce(add, (scan["day"] for scan in scans), {"read": 0, "dead": {}})
+    return {"files": files, "rows": rows, ROWS_OF_DAY: day, "events": events}
 
 
 def add(before: Counters, now: Counters) -> Counters:
@@ -47,41 +50,47 @@ def add(before: Counters, now: Counters) -> Counters:
 
 
 def refuse_dead(
-    counters: Counters,
-    max_dead_share: float,
-    folder: pathlib.Path,
-    output: pathlib.Path,
-    *,
-    window: Window | None,
+    counters: Counters, max_dead_share: float, folder: pathlib.Path, output: pathlib.Path
 ) -> None:
     """Raises when too many rows or files are unusable; what there is stays to be looked at.
 
-    Args:
-      counters: what was read now.
-      max_dead_share: of the rows or files.
-      folder: the unfinished output.
-      output: the name that it would get.
-      window: rows that were read for an earlier one and are not of this do not count; and none of
-        the files may be broken, for once the day has been added the rows that could not be read
-        can't be added any more.
+    Of a day that is added both its own rows count and all that are read for the first time.
     """
-    for name in ("files", "rows", "item_rows", "label_rows"):
+    for name in ("files", ROWS_OF_DAY, "rows", "item_rows", "label_rows"):
         counted = counters.get(name, {"read": 0, "dead": {}})
-        dead, read = sum(counted["dead"].values()), counted["read"]
-        share, remedy = max_dead_share, "mend the log or the mapping, or raise --max-dead-share"
-        if window is not None:
-            read -= counted.get("filtered", {}).get(READ_BEFORE, 0)
-            if name == "files":
-                share, remedy = 0.0, "mend them, or take them out of the mapping"
-        if dead > share * read:
-            write(folder, counters)
-            reasons = ", ".join(f"{why}: {count:,}" for why, count in counted["dead"].items())
-            bound = f"more than max_dead_share = {share:.2%}" if share else "none may be"
-            raise KeepFailed(
-                f"{dead:,} of {read:,} {name.replace('_', ' ')} are unusable "
-                f"({dead / read:.2%}, {bound}): {reasons}. See them in "
-                f"{failed_folder(output) / schema.DEAD_LETTERS}, and {remedy}."
-            )
+        dead = sum(counted["dead"].values())
+        read = counted["read"] - counted.get("filtered", {}).get(READ_BEFORE, 0)
+        if dead > max_dead_share * read:
+            share = f"{dead / read:.2%}, more than max_dead_share = {max_dead_share:.2%}"
+            mend = "mend the log or the mapping, or raise --max-dead-share"
+            _refuse(f"{dead:,} of {read:,} {name}", share, mend, counters, name, folder, output)
+
+
+def refuse_broken(counters: Counters, folder: pathlib.Path, output: pathlib.Path) -> None:
+    """Raises when any file could not be read to its end: once a day has been added, what such a
+    file holds of it can't be added any more."""
+    files = counters["files"]
+    if dead := sum(files["dead"].values()):
+        mend = "mend them, or take them out of the mapping"
+        which = f"{dead:,} of {files['read']:,} files"
+        _refuse(which, "none may be", mend, counters, "files", folder, output)
+
+
+def _refuse(
+    which: str,
+    bound: str,
+    mend: str,
+    counters: Counters,
+    name: str,
+    folder: pathlib.Path,
+    output: pathlib.Path,
+) -> NoReturn:
+    write(folder, counters)
+    reasons = ", ".join(f"{why}: {count:,}" for why, count in counters[name]["dead"].items())
+    raise KeepFailed(
+        f"{which.replace('_', ' ')} are unusable ({bound}): {reasons}. "
+        f"See them in {failed_folder(output) / schema.DEAD_LETTERS}, and {mend}."
+    )
 
 
 def refuse_empty(counters: Counters) -> None:

@@ -27,12 +27,16 @@ _ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """What a batch holds: sound rows with their numbers, and a count or reason for each other."""
+    """What a batch holds: sound rows with their numbers, and a count or reason for each other.
+
+    `of_window`: numbers of the rows, whatever became of them, whose time is in the window.
+    """
 
     table: pa.Table
     rows: np.ndarray  # int64, [table.num_rows]
     filtered: collections.Counter[str]
     dead: tuple[DeadRow, ...]
+    of_window: np.ndarray  # int64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Window:
 class _Rows:
     """The rows of one raw batch that nothing has dropped yet."""
 
-    def __init__(self, raw: RawBatch) -> None:
+    def __init__(self, raw: RawBatch, *, rows_before: int = 0) -> None:
         self._raw = raw
         self.size = raw.table.num_rows
         self.alive = np.ones(self.size, bool)
         self._filtered: collections.Counter[str] = collections.Counter()
-        self._dead = list(raw.dead)
+        self._dead = [letter for letter in raw.dead if letter.row > rows_before]
+        if known := len(raw.dead) - len(self._dead):
+            self._filtered[READ_BEFORE] += known
 
     def column(self, name: str) -> pa.Array:
         column = self._raw.table.column(name)
@@ -67,7 +73,7 @@ class _Rows:
         hits = np.flatnonzero(bad & self.alive)
         self.alive[hits] = False
         numbers = self._raw.rows[hits].tolist()
-        contents = self._raw.table.take(pa.array(hits)).to_pylist() if len(hits) else []
+        contents = _as_json(self._raw.table.take(pa.array(hits))) if len(hits) else []
         for number, content in zip(numbers, contents, strict=True):
             self._dead.append(DeadRow(number, reason, content))
 
@@ -77,21 +83,25 @@ class _Rows:
             self._filtered[reason] += dropped
         self.alive &= keep
 
-    def forget(self, rows_before: int) -> None:
-        """Counts the rows up to a number that did not parse under `READ_BEFORE`."""
-        new = [letter for letter in self._dead if letter.row > rows_before]
-        if known := len(self._dead) - len(new):
-            self._filtered[READ_BEFORE] += known
-        self._dead = new
-
-    def finish(self, columns: dict[str, pa.Array | np.ndarray]) -> Validated:
+    def finish(
+        self, columns: dict[str, pa.Array | np.ndarray], *, inside: np.ndarray | None = None
+    ) -> Validated:
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
         rows = self._raw.rows
         if not self.alive.all():
             table = table.filter(pa.array(self.alive))
             rows = rows[self.alive]
         dead = sorted(self._dead, key=lambda letter: letter.row)
-        return Validated(table, rows, self._filtered, tuple(dead))
+        of_window = self._raw.rows[[] if inside is None else inside]
+        return Validated(table, rows, self._filtered, tuple(dead), of_window)
+
+
+def _as_json(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows of plain values: Python has no time of all that Arrow has."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_temporal(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+    return table.to_pylist()
 
 
 # ------------------------------------------------------------------------------- the three tables
@@ -109,13 +119,13 @@ def validate_events(
       rows_before: the rows of the file up to this number were read for an earlier window, which
         has accounted for those whose time can't be told.
     """
-    rows = _Rows(raw)
+    rows = _Rows(raw, rows_before=rows_before)
     timestamp, faults = _timestamp(rows, mapping)
+    inside = None
     if window is not None:
         dated = ~np.any(list(faults.values()), axis=0)
         inside = dated & (timestamp >= window.start) & (timestamp < window.stop)
         rows.filter(inside | (raw.rows > rows_before), READ_BEFORE)
-        rows.forget(rows_before)
         rows.filter(inside | ~dated, window.reason)
     _kill_garbled(rows)
     for row_filter in mapping.filters:
@@ -129,7 +139,7 @@ def validate_events(
     for reason, bad in faults.items():
         rows.kill(bad, reason)
     rows.kill(_has_break(columns["category_id"]), "category_id holds a tab or a line break")
-    return rows.finish(columns)
+    return rows.finish(columns, inside=inside)
 
 
 def validate_items(raw: RawBatch, mapping: ItemsMapping) -> Validated:

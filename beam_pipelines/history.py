@@ -8,6 +8,7 @@ the result is what one run over all days would have made.
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -24,9 +25,24 @@ from beam_pipelines.stages import PastSequences, Plan
 from guim_tf import schema
 
 FOLDER = "history"
+_BEGINNING = 1 << 16  # bytes of a file by which it is known again
 _FILE, _ATTRIBUTES = "history.json", "attributes.arrow"
 # A change of these would change what the old events became.
 FIXED_SETTINGS = ("max_events_per_user", "word_hash_rows", "max_title_tokens", "validation_share")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """How far a file has been read, and what its first bytes were."""
+
+    rows: int
+    bytes: int
+    digest: str
+
+
+def _beginning(path: str, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(size)).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +52,7 @@ class History:
     days: tuple[str, ...] = ()
     files: int = 0  # event files read so far: the next one's place in the input
     settings: tuple[float, ...] = ()  # values of FIXED_SETTINGS
-    rows: Mapping[str, int] = dataclasses.field(default_factory=dict)  # read so far, by file
+    read: Mapping[str, "_Read"] = dataclasses.field(default_factory=dict)  # by file
 
     @classmethod
     def load(cls, dataset: pathlib.Path) -> "History":
@@ -54,13 +70,14 @@ class History:
                 "--append day=... from its first day on, or name another folder."
             )
         fields = json.loads(path.read_text(encoding="utf-8"))
-        if len(fields["settings"]) != len(FIXED_SETTINGS) or "rows" not in fields:
+        if len(fields["settings"]) != len(FIXED_SETTINGS) or "read" not in fields:
             raise InputError(
                 f"{dataset} is of an older version, which did not remember all of its files and of "
                 f"{', '.join(FIXED_SETTINGS)}. Build it again with --append from its first day on."
             )
         days, chosen = tuple(fields["days"]), tuple(fields["settings"])
-        return cls(days, fields["files"], chosen, fields["rows"])
+        read = {path: _Read(**each) for path, each in fields["read"].items()}
+        return cls(days, fields["files"], chosen, read)
 
     def add(self, day: str, *, files: int, settings: Settings) -> "History":
         """The state after a day; raises `InputError` where the day can't be added."""
@@ -73,14 +90,26 @@ class History:
                     f"{name} is {new}, and the days before were built with {old}; "
                     "keep it, or build a new data set from all days."
                 )
-        return History((*self.days, day), self.files + files, chosen, self.rows)
+        return History((*self.days, day), self.files + files, chosen, self.read)
 
-    def with_rows(self, rows: Iterable[tuple[str, int]]) -> "History":
-        """The state with the last row of each (file, row) that was read."""
-        last = dict(self.rows)
-        for path, row in rows:
-            last[path] = max(row, last.get(path, 0))
-        return dataclasses.replace(self, rows=last)
+    def rows_before(self) -> dict[str, int]:
+        """How many rows of each file were read for earlier days.
+
+        A file that begins otherwise than it did has taken the place of another.
+        """
+        return {
+            path: read.rows
+            for path, read in self.read.items()
+            if pathlib.Path(path).is_file() and _beginning(path, read.bytes) == read.digest
+        }
+
+    def after(self, scans: Iterable[tuple[str, int]]) -> "History":
+        """The state when files, with their last rows, have been read; a file may come in parts."""
+        read = dict(self.read)
+        for path, row in dict(sorted(scans)).items():  # its last part
+            size = min(pathlib.Path(path).stat().st_size, _BEGINNING)
+            read[path] = _Read(row, size, _beginning(path, size))
+        return dataclasses.replace(self, read=read)
 
     def save(self, plan: Plan, attributes: pa.Table) -> None:
         """Moves the sequences out of the work folder and writes the rest beside them."""

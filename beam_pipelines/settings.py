@@ -67,7 +67,7 @@ _HELP = {
     "max_words": "title words with a row of their own",
     "word_hash_rows": "rows that all other words are hashed into",
     "max_title_tokens": "words kept of a title",
-    "max_dead_share": "the job fails when more than this share of the rows is unusable",
+    "max_dead_share": "the job fails when more than this share of the rows or files is unusable",
     "shards": "files a split; each is made in memory by one worker",
     "compression": "of the records",
 }

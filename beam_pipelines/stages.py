@@ -137,6 +137,7 @@ def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spil
     }
     filtered: collections.Counter[str] = collections.Counter()
     dead: collections.Counter[str] = collections.Counter()
+    day: dict[str, Any] = {"read": 0, "dead": collections.Counter()}
     spill = _Spill(plan, number)
     columns, ids = mapped_columns(plan.events)
     attributes = vocabulary.ATTRIBUTES.empty_table()
@@ -154,6 +155,9 @@ def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spil
             )
             dead_letters.write(valid.dead)
             dead.update(letter.reason for letter in valid.dead)
+            of_day = set(valid.of_window.tolist())
+            day["read"] += len(of_day)
+            day["dead"].update(letter.reason for letter in valid.dead if letter.row in of_day)
             counters["read"] += raw.table.num_rows + len(raw.dead)
             dead_rows = (row.row for row in raw.dead)
             counters["last_row"] = max([counters["last_row"], *raw.rows[-1:].tolist(), *dead_rows])
@@ -171,7 +175,7 @@ def scan_source(element: tuple[int, Source], plan: Plan) -> list[tuple[int, Spil
         plan.work / f"attributes-{number:05d}.arrow", vocabulary.ATTRIBUTES
     ) as writer:
         writer.write_table(attributes)
-    counters |= {"filtered": dict(filtered), "dead": dict(dead), "capped": spill.capped}
+    counters |= {"filtered": dict(filtered), "dead": dict(dead), "capped": spill.capped, "day": day}
     write_json(plan.work / f"scan-{number:05d}.json", counters)
     return spill.files()
 

@@ -126,9 +126,9 @@ def _write_manifest(folder: pathlib.Path) -> None:
 def _drop_attributes(folder: pathlib.Path) -> None:
     """Removes the attributes that nobody needs who encodes, and that some trip over.
 
-    `debug_name` names a variable in messages; servers of older TensorFlow releases don't know it and
-    refuse the whole graph. `_gradient_op_type` names a custom gradient, which is not saved; loading
-    warns of each.
+    `debug_name` names a variable in messages; servers of older TensorFlow releases don't know it
+    and refuse the whole graph. `_gradient_op_type` names a custom gradient, which is not saved;
+    loading warns of each.
     """
     path = folder / tf.saved_model.SAVED_MODEL_FILENAME_PB
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())

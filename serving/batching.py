@@ -76,7 +76,7 @@ class Batcher:
           is not run.
 
         Raises:
-          RequestError: RESOURCE_EXHAUSTED, too much is waiting; UNAVAILABLE, it is closed.
+          RequestError: RESOURCE_EXHAUSTED, there is no room; UNAVAILABLE, it is closed.
         """
         rows = batches.rows_of(call)
         task = _Task(
@@ -119,11 +119,11 @@ class Batcher:
             self._queues.clear()
             self._changed.notify_all()
         for task in waiting:
-            if task.future.set_running_or_notify_cancel():
+            if self._starts(task):
                 self._fail(task, _ending())
 
     def _cost(self, task: _Task) -> int:
-        """Places that a request takes in the queue: an empty one too, and a large one, which is run
+        """Places that a request takes: an empty one too, and a large one, which is run
         in pieces, not more than a batch."""
         return min(max(task.rows, 1), self._parameters.max_batch_size)
 

@@ -156,7 +156,7 @@ async def predict(
 
 
 def require_room(backend: Backend, entrypoint: str) -> None:
-    """Refuses a request before it is read, when what waits is as much as may wait.
+    """Refuses a request before it is read, when there is no room for it.
 
     Raises:
       RequestError: RESOURCE_EXHAUSTED; counted under no model's name.

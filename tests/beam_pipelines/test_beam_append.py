@@ -234,16 +234,34 @@ def test_the_share_of_dead_rows_is_that_of_the_day(mapping, tmp_path):
         file.write(bad)
     build = {"mapping_file": mapping, "output": tmp_path / "ds", **SETTINGS}
     build_dataset(**build, append=parse_day("day=2023-11-16"))
-    with pytest.raises(ValueError, match=r"20 of 143 rows are unusable .13\.99%.* raise --max-de"):
+    refused = r"20 of 143 rows of the day are unusable .13\.99%.* raise --max-dead-share"
+    with pytest.raises(ValueError, match=refused):
         build_dataset(**build, append=parse_day("day=2023-11-17"))
+    new = build | {"output": tmp_path / "new"}
+    with pytest.raises(ValueError, match=refused):  # though ten days are read for the first time
+        build_dataset(**new, append=parse_day("day=2023-11-17"))
+
+
+def test_a_file_that_took_the_place_of_another_is_read_anew(mapping, tmp_path):
+    """The log of the day always has one name."""
+    today = own_mapping(mapping, 0)
+    build = {"mapping_file": today, "output": tmp_path / "ds", **SETTINGS}
+    build_dataset(**build, append=parse_day("day=2023-11-15"))
+    second = (tmp_path / "day1.csv").read_text()
+    (tmp_path / "day0.csv").write_text(second + "u1,i1,never,a0,c1,x\n" * 30)
+    with pytest.raises(ValueError, match="31 of 154 rows are unusable"):
+        build_dataset(**build, append=parse_day("day=2023-11-16"))
+    (tmp_path / "day0.csv").write_text(second + "u1,i1,never,a0,c1,x\n")
+    build_dataset(**build, append=parse_day("day=2023-11-16"))
+    made = counters(tmp_path / "ds")["rows"]
+    assert made["dead"] == {"wrong number of fields": 2, "timestamp unparsable": 1}
+    assert made["filtered"] == {}
 
 
 def test_a_day_is_not_added_from_files_that_end_too_soon(mapping, tmp_path):
     build = {"mapping_file": mapping, "output": tmp_path / "ds", **SETTINGS, "max_dead_share": 0.5}
     (tmp_path / "day3.csv").write_text("")
-    with pytest.raises(
-        ValueError, match=r"1 of 10 files are unusable .10\.00%, none may be.: empty"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 10 files are unusable .none may be.: empty"):
         build_dataset(**build, append=parse_day("day=2023-11-15"))
     (tmp_path / "day3.csv").unlink()
     build_dataset(**build, append=parse_day("day=2023-11-15"))
@@ -259,11 +277,13 @@ def test_days_of_an_older_version_can_not_be_added_to(mapping, tmp_path):
     build_dataset(mapping_file=mapping, output=output, append=first, **SETTINGS)
     file = output / "history/history.json"
     old = json.loads(file.read_text())
-    file.write_text(json.dumps(old | {"settings": old["settings"][:3]}))
-    with pytest.raises(ValueError, match="is of an older version"):
-        build_dataset(
-            mapping_file=mapping, output=output, append=parse_day("day=2023-11-16"), **SETTINGS
-        )
+    fewer = {name: value for name, value in old.items() if name != "read"}
+    for older in (old | {"settings": old["settings"][:3]}, fewer):
+        file.write_text(json.dumps(older))
+        with pytest.raises(ValueError, match="is of an older version"):
+            build_dataset(
+                mapping_file=mapping, output=output, append=parse_day("day=2023-11-16"), **SETTINGS
+            )
 
 
 def test_a_day_that_can_not_be_added_leaves_the_data_set_alone(mapping, tmp_path, capsys):

@@ -318,3 +318,13 @@ def test_bad_rows_of_another_time_are_not_the_windows():
     assert again.filtered == {READ_BEFORE: 6}
     assert validate_events(raw, mapping(), window=window).filtered == {window.reason: 2}
     assert again.rows.tolist() == [5]
+    assert again.of_window.tolist() == [3, 5]
+
+
+def test_a_dead_row_may_hold_a_time_that_python_has_not():
+    for time, shown in (
+        (pa.array([1], pa.timestamp("ns")), "1970-01-01 00:00:00.000000001"),
+        (pa.array([2**31 - 1], pa.date32()), "<value out of range: 2147483647>"),
+    ):
+        [letter] = validate_events(batch(user=[""], item=["i"], time=time), mapping()).dead
+        assert letter.content["time"] == shown

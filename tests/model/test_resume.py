@@ -95,18 +95,13 @@ def command(dataset, folder, config) -> list[str]:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("how", "status"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
-)
-def test_the_command_is_stopped_and_the_same_command_resumes(
-    how, status, shop_dataset, small_config, tmp_path
-):
+def test_the_command_is_stopped_and_the_same_command_resumes(shop_dataset, small_config, tmp_path):
     config = configure(small_config, ["training.epochs=400"])
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-
-    def start():
-        return subprocess.Popen(
+    stops = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    done = 0
+    for how, status in [*stops, stops[-1]]:
+        process = subprocess.Popen(
             command(shop_dataset, tmp_path, config),
             stderr=subprocess.PIPE,
             text=True,
@@ -114,25 +109,17 @@ def test_the_command_is_stopped_and_the_same_command_resumes(
             # what started the tests may ignore SIGINT, and children inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-
-    def stop_after(process, epochs):
         deadline = time.monotonic() + 120
-        while len(read_history(tmp_path / "run")) < epochs:
+        while len(read_history(tmp_path / "run")) < done + 2:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(how)
-        return process.communicate(timeout=60)[1]
-
-    first = start()
-    errors = stop_after(first, 2)
-    assert first.returncode == status, errors
-    if how != signal.SIGKILL:
-        assert "The same command resumes" in errors
-    done = len(read_history(tmp_path / "run"))
-    second = start()
-    errors = stop_after(second, done + 2)
-    assert "Resuming" in errors
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == status, errors
+        assert ("Resuming" in errors) == (done > 0), errors
+        assert ("The same command resumes" in errors) == (how != signal.SIGKILL)
+        done = len(read_history(tmp_path / "run"))
     epochs = [line["epoch"] for line in read_history(tmp_path / "run")]
     assert epochs == list(range(1, len(epochs) + 1))
     assert load(Config, tmp_path / "run" / "config.json").training.epochs == 400

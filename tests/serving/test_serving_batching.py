@@ -67,6 +67,10 @@ def start(model):
     yield make
     model.gate.set()
     for batcher in started:
+        end = time.monotonic() + TIMEOUT
+        while batcher._held and not batcher._queues and time.monotonic() < end:
+            time.sleep(0.01)
+        assert batcher._queues or not batcher._held, "a place was never given back"
         batcher.close()
 
 
@@ -228,6 +232,36 @@ def test_inputs_of_unlike_length_and_empty_ones_are_left_to_the_graph(start, mod
         batcher.submit(call(model, [1, 2], add=np.array([1, 2, 3]))).result(TIMEOUT)
     empty = batcher.submit(call(model, np.zeros((0, 2), np.int64))).result(TIMEOUT)
     assert empty["y"].shape == (0, 2)
+
+
+def test_who_is_late_when_a_batch_is_refused_is_not_run_again(start):
+    """The others are, and its place is free again."""
+    deadline = time.monotonic() + 0.3
+    sizes = []
+
+    def refuse(x):
+        sizes.append(len(x))
+        while time.monotonic() <= deadline:
+            time.sleep(0.01)
+        if 13 in x.numpy():
+            raise tf.errors.InvalidArgumentError(None, None, "thirteen")
+        return {"y": x}
+
+    servable = Servable("m", 1, None, {}, {"f": refuse}, row_by_row=True)
+    parameters = {"max_batch_size": 3, "batch_timeout_micros": TIMEOUT * 1_000_000}
+    batcher = start(**parameters)  # waits for all three
+    ends = (None, deadline, None)
+    bad, late, good = [
+        batcher.submit(Call(servable, "f", {"x": np.array([x])}, ["y"]), deadline=end)
+        for x, end in zip((13, 1, 2), ends, strict=True)
+    ]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="thirteen"):
+        bad.result(TIMEOUT)
+    with pytest.raises(RequestError) as error:
+        late.result(TIMEOUT)
+    assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert good.result(TIMEOUT)["y"].tolist() == [2]
+    assert sizes == [3, 1, 1]
 
 
 def test_lengths_that_disagree_are_not_filled_up_to_agree(start, model):

@@ -170,11 +170,36 @@ class TestMain:
         assert command.main(["--models", str(tmp_path), "--port", "0"]) == 2
         assert capsys.readouterr().err.startswith(f"guim serve: {tmp_path} holds no models")
 
-    @pytest.mark.parametrize("flag", ["--max-message-mb", "--drain-seconds", "--poll-seconds"])
+    @pytest.mark.parametrize(
+        "flag",
+        [
+            *("--max-message-mb", "--drain-seconds", "--poll-seconds"),
+            "--tensorflow-intra-op-parallelism",
+        ],
+    )
     def test_impossible_numbers_are_refused(self, flag, capsys):
         with pytest.raises(SystemExit):
             command.main([flag, "-1"])
         assert flag in capsys.readouterr().err
+
+    def test_an_operation_has_one_thread_unless_more_are_asked_for(self, models):
+        code = """
+import sys
+import tensorflow as tf
+from serving import command
+
+def serve(*_, **__):
+    raise command.ServeError(f"threads: {tf.config.threading.get_intra_op_parallelism_threads()}")
+
+command.serve = serve
+flag = "--tensorflow-intra-op-parallelism"
+command.main(["--models", sys.argv[1]])
+command.main(["--models", sys.argv[1], flag, "3"])
+"""
+        shown = subprocess.run(
+            [sys.executable, "-c", code, str(models)], capture_output=True, text=True, check=True
+        ).stderr
+        assert shown.splitlines()[-2:] == ["guim serve: threads: 1", "guim serve: threads: 3"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_lets_the_running_request_finish(self, models, tmp_path, number):
