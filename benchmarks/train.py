@@ -201,6 +201,13 @@ def _seconds(function: Callable[[Any], Any], batches: list[Any]) -> float:
 
 def serve(name: str, dataset: str, tables: str, mode: str) -> None:
     """Answers lines of `run N` and `report N` on standard input, a JSON line each."""
+    from guim_tf import precision, threads
+
+    if name == "plain":
+        os.environ[precision.VARIABLE] = "FP32"
+    else:  # as `guim train` does
+        precision.prefer_bfloat16()
+        threads.prefer_branches()
     build = Build(name, dataset, tables, mode)
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
@@ -219,13 +226,6 @@ class Child:
     """A build in a process of its own."""
 
     def __init__(self, name: str, dataset: str, tables: str, mode: str) -> None:
-        from guim_tf.precision import VARIABLE, prefer_bfloat16
-
-        environment = dict(os.environ)
-        if name == "plain":
-            environment[VARIABLE] = "FP32"
-        elif prefer_bfloat16():
-            environment[VARIABLE] = "BF16"
         self._process = subprocess.Popen(
             [
                 *(sys.executable, __file__, "--build", name, "--dataset", dataset),
@@ -234,7 +234,6 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
         )
         self.totals: dict[str, float] = {}
 

@@ -5,6 +5,7 @@ import os
 import sys
 
 from guim_tf.precision import VARIABLE, prefer_bfloat16
+from guim_tf.threads import prefer_branches
 from guim_tf.version import __version__
 
 COMMANDS = {
@@ -58,9 +59,11 @@ def main(argv: list[str] | None = None) -> int:
 def console() -> int:
     """`main` of this process's own arguments, with the environment set for it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports missing GPUs as errors
-    trains = sys.argv[1:2] and sys.argv[1] in TRAINS and not {"-h", "--help"} & set(sys.argv)
-    if trains and prefer_bfloat16():
-        print(f"Products are in bfloat16; {VARIABLE}=FP32 keeps them in float32.", file=sys.stderr)
+    if sys.argv[1:2] and sys.argv[1] in TRAINS and not {"-h", "--help"} & set(sys.argv):
+        prefer_branches()
+        if prefer_bfloat16():
+            kept = f"{VARIABLE}=FP32 keeps them in float32."
+            print(f"Products are in bfloat16; {kept}", file=sys.stderr)
     return main()
 
 

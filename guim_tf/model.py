@@ -21,10 +21,12 @@ from guim_tf.mixture import mean_pairwise_cosine
 from guim_tf.recompute import encode_in_parts
 from guim_tf.replicas import Share, my_share, replicas
 from guim_tf.schema import Schema
+from guim_tf.side_by_side import encode_side_by_side
 from guim_tf.strict_json import from_dict
+from guim_tf.threads import BRANCHES
 from guim_tf.user_encoder import UserEncoder
 
-_GROUPS = 6  # of like length, in training: beyond that the operations cost more than the padding
+_GROUPS = 3  # of like length, in each branch: beyond that the operations cost more than the padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,11 +187,12 @@ class GUIM(tfrs.Model):
         seeds += tf.cast(number, seeds.dtype)  # what follows is drawn for each replica
         actions = history[names.ACTION_INDEX][in_history] if self.model_config.actions else None
         encode = (
-            functools.partial(self.user_encoder, groups=_GROUPS)
+            functools.partial(encode_side_by_side, branches=BRANCHES, groups=_GROUPS)
             if self.parts == 1
-            else functools.partial(encode_in_parts, self.user_encoder, parts=self.parts)
+            else functools.partial(encode_in_parts, parts=self.parts)
         )
         users, outputs = encode(
+            self.user_encoder,
             tf.gather(vectors, events.item[first:last]),
             lengths=share.rows(lengths),
             timestamp=history[names.TIMESTAMP][in_history][first:last],

@@ -37,6 +37,19 @@ class Packing(NamedTuple):
     first: tf.Tensor
 
 
+def events_of(users: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Where the events of some users, one user after another, stand in the list of all: int32.
+
+    Args:
+      users: `[b]` int32, which ones.
+      lengths: `[B]` int32, events of each user.
+    """
+    size = tf.gather(lengths, users)
+    start = tf.gather(tf.math.cumsum(lengths, exclusive=True), users)
+    shift = start - tf.math.cumsum(size, exclusive=True)
+    return tf.repeat(shift, size) + tf.range(tf.reduce_sum(size))
+
+
 def pack(lengths: tf.Tensor, *, cls_tokens: int | tf.Tensor, groups: int) -> Packing:
     """Groups users by length.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from guim_tf.packing import events_of
 from guim_tf.user_encoder import UserEncoder
 
 _OF_A_PART = 1 << 32  # from a part's dropout seeds to the next one's
@@ -37,14 +38,11 @@ def encode_in_parts(
     """
     users = tf.shape(lengths)[0]
     order = tf.argsort(lengths, stable=True)
-    starts = tf.math.cumsum(lengths, exclusive=True)
 
     def members(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Users of a part, and their events, int32."""
         who = order[users * part // parts : users * (part + 1) // parts]
-        size = tf.gather(lengths, who)
-        shift = tf.gather(starts, who) - tf.math.cumsum(size, exclusive=True)
-        return who, tf.repeat(shift, size) + tf.range(tf.reduce_sum(size))
+        return who, events_of(who, lengths)
 
     def encode(part: tf.Tensor, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Of the items `[e, d]` of a part's events."""

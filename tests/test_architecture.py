@@ -28,12 +28,13 @@ STANDARD_LIBRARY_ONLY = (
     "config",
     "version",
     "precision",
+    "threads",
     "cli",
 )
 
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
-    ("version", "schema", "strict_json", "keras_compat", "text", "precision"),
+    ("version", "schema", "strict_json", "keras_compat", "text", "precision", "threads"),
     ("config", "mapping", "popularity", "packing", "replicas"),
     (
         "datasets",
@@ -55,7 +56,7 @@ LAYERS = (
     ),
     ("index_items", "index_report", "scann_search"),
     ("item_encoder", "user_encoder", "data"),
-    ("batch_items", "recompute"),
+    ("batch_items", "recompute", "side_by_side"),
     ("losses",),
     ("model",),
     ("encoders",),

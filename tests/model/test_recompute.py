@@ -1,6 +1,7 @@
-"""Users encoded in parts: the same vectors, loss and gradients as all at once."""
+"""Users encoded in parts, one after another or side by side: the same as all at once."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from guim_tf.config import LossConfig, ModelConfig, configure
 from guim_tf.model import GUIM, TableRows
 from guim_tf.recompute import encode_in_parts
 from guim_tf.runs import read_history
+from guim_tf.side_by_side import encode_side_by_side
 from guim_tf.training import train
 from guim_tf.user_encoder import UserEncoder
 
@@ -62,7 +64,14 @@ def outputs_and_gradients(encoder, items, encode):
     return [x.numpy() for x in tf.nest.flatten(run(items))]
 
 
-@pytest.mark.parametrize("parts", [1, 2, 6])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        *(functools.partial(encode_in_parts, parts=parts) for parts in (1, 2, 6)),
+        *(functools.partial(encode_side_by_side, branches=n, groups=2) for n in (1, 2, 7)),
+    ],
+    ids=lambda encode: f"{encode.func.__name__}-{sorted(encode.keywords.values())}",
+)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -71,12 +80,10 @@ def outputs_and_gradients(encoder, items, encode):
         {"cutoffs": False, "actions": False, "mixture": "heads"},
     ],
 )
-def test_parts_give_the_vectors_and_gradients_of_the_whole(parts, changes):
+def test_parts_give_the_vectors_and_gradients_of_the_whole(encode, changes):
     encoder, items, inputs = encoder_and_inputs(**changes)
     whole = outputs_and_gradients(encoder, items, lambda x: encoder(x, **inputs))
-    found = outputs_and_gradients(
-        encoder, items, lambda x: encode_in_parts(encoder, x, parts=parts, **inputs)
-    )
+    found = outputs_and_gradients(encoder, items, lambda x: encode(encoder, x, **inputs))
     for mine, expected in zip(found, whole, strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-4)
 
@@ -95,6 +102,22 @@ def test_the_loss_of_a_model_in_parts_is_that_of_the_whole_batch(batch):
         float(whole.compute_loss(batch)), rel=1e-5
     )
     assert GUIM.from_config(parted.get_config()).parts == 3
+
+
+def test_branches_have_dropout_of_their_own():
+    """Of two users alike the vectors differ: one is in each branch."""
+    encoder, items, inputs = encoder_and_inputs(cutoffs=True, actions=False, mixture="tokens")
+    encoder.dropout = 0.5
+    twice = {name: None if x is None else tf.repeat(x[:1], 2, axis=0) for name, x in inputs.items()}
+    twice |= {"lengths": tf.constant([1, 1]), "seed": tf.constant([3, 4], tf.int64)}
+    items = tf.repeat(items[:1], 2, axis=0)
+
+    def encode(branches: int) -> np.ndarray:
+        return encode_side_by_side(encoder, items, branches=branches, groups=1, **twice)[0].numpy()
+
+    users = encode(2)
+    np.testing.assert_array_equal(users, encode(2))
+    assert np.abs(users[0] - users[1]).max() > 0.1
 
 
 def test_dropout_of_a_part_is_the_same_when_it_is_computed_again():
