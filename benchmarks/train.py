@@ -119,10 +119,13 @@ class Build:
 
     def peak(self) -> float:
         """Floating-point operations a second in large products of this process's precision."""
+        from guim_tf.threads import BRANCHES
+
         tf = self._tf
-        a, b = tf.random.normal([1, 2048, 2048]), tf.random.normal([1, 2048, 2048])
-        product = tf.function(lambda: tf.linalg.matmul(a, b)[0, 0, 0])
-        return max(2 * 2048**3 / _seconds(lambda _: product(), [None] * 8) for _ in range(3))
+        many = [tf.random.normal([1, 2048, 2048]) for _ in range(BRANCHES)]
+        products = tf.function(lambda: tf.add_n([tf.linalg.matmul(a, a)[0, 0, 0] for a in many]))
+        flops = len(many) * 2 * 2048**3
+        return max(flops / _seconds(lambda _: products(), [None] * 8) for _ in range(3))
 
     def _count(self, events: Any) -> Any:
         return self._tf.math.count_nonzero(events[self._names.ITEM_INDEX])
