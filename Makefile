@@ -19,8 +19,10 @@ $(READY): setup.py constraints.txt
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" DATASET=$(DATASET) DATA_DIR="$(DATA_DIR)" WORK=$(WORK) PORT=$(PORT) sh demo.sh
 
+# Two processes share the processors, so an operation has one thread; files of few and long tests do not
+# come last, as they would by their number of tests.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
