@@ -54,13 +54,16 @@ def test_the_means_are_those_of_the_runs(outcome):
     _, output, _, result = outcome
     assert result.failed == {}
     reports = [json.loads((output / f"reports/C3/{x}/report.json").read_text()) for x in (0, 1)]
-    values = [x["methods"][0]["tasks"]["CMP-N"]["recall@20"]["mean"] for x in reports]
-    assert values[0] != values[1]
+    tasks = [x["methods"][0]["tasks"] for x in reports]
+    assert tasks[0] != tasks[1]
     [configuration] = result.document["configurations"]
-    found = configuration["tasks"]["CMP-N"]["recall@20"]
-    assert found["mean"] == pytest.approx(sum(values) / 2)
-    # The standard error of two values is half of their distance.
-    assert found["half_width"] == pytest.approx(12.706 * abs(values[0] - values[1]) / 2)
+    for task in ("CMP-L", "CMP-N"):
+        for metric in ("recall@20", "recall@100"):
+            values = [x[task][metric]["mean"] for x in tasks]
+            found = configuration["tasks"][task][metric]
+            assert found["mean"] == pytest.approx(sum(values) / 2)
+            # The standard error of two values is half of their distance.
+            assert found["half_width"] == pytest.approx(12.706 * abs(values[0] - values[1]) / 2)
     assert configuration["interests"] == 3
     assert sum(configuration["interests_summary"]["purchased"]) == pytest.approx(1)
 
