@@ -1,11 +1,21 @@
 """Fixtures shared by all rooms."""
 
+import gc
 import os
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap():
+    """What a file leaves behind is looked at once: TensorFlow keeps traced graphs, and after many
+    files one garbage collection, which a server asks for, would take half a minute."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

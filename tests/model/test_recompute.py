@@ -68,7 +68,7 @@ def outputs_and_gradients(encoder, items, encode):
     "encode",
     [
         *(functools.partial(encode_in_parts, parts=parts) for parts in (1, 2, 6)),
-        *(functools.partial(encode_side_by_side, branches=n, groups=2) for n in (1, 2, 7)),
+        *(functools.partial(encode_side_by_side, branches=n, groups=2) for n in (2, 7)),
     ],
     ids=lambda encode: f"{encode.func.__name__}-{sorted(encode.keywords.values())}",
 )
