@@ -7,21 +7,28 @@ by `GARBLED`, which validation looks for.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from beam_pipelines.clean_text import COMPRESSIONS, GARBLED, CleanText, clean, line_blocks
 from beam_pipelines.errors import InputError
+from beam_pipelines.json_lines import (
+    PROBED_LINES,
+    cell_text,
+    guess_schema,
+    is_utf8,
+    json_object,
+    json_paths,
+    parse_block,
+    value_at,
+)
 
 BLOCK_BYTES = 8 << 20
-PROBED_LINES = 1000  # lines of a .jsonl file in which every mapped column must occur once
 
 WRONG_FIELDS = "wrong number of fields"
 NOT_JSON = "not a JSON object"
@@ -123,8 +130,8 @@ def column_types(path: str) -> list[tuple[str, pa.DataType | None]]:
     with CleanText(path) as stream:
         block, _ = next(line_blocks(stream, BLOCK_BYTES))
     for line in block.split(b"\n")[:PROBED_LINES]:
-        record = _json_object(line)
-        names_seen.update(dict.fromkeys(filter(_is_text, _json_paths(record or {}))))
+        record = json_object(line)
+        names_seen.update(dict.fromkeys(filter(is_utf8, json_paths(record or {}))))
     return [(name, None) for name in names_seen]
 
 
@@ -134,16 +141,6 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         return
     for field in kind:
         yield from _leaves(f"{name}.{field.name}", field.type)
-
-
-def _json_paths(record: dict[str, Any]) -> Iterator[str]:
-    waiting = [(name, value) for name, value in reversed(record.items())]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [(f"{name}.{below}", each) for below, each in reversed(value.items())]
-        else:
-            yield name
 
 
 # ------------------------------------------------------------------------------- reading
@@ -244,31 +241,13 @@ def _read_jsonl(
     with CleanText(source.path) as stream:
         for block, first_row in line_blocks(stream, BLOCK_BYTES):
             if schema is None:
-                schema = _guess_schema(block, columns)
-            table = _parse_json_fast(block, schema, ids)
+                schema = guess_schema(block, columns)
+            table = parse_block(block, schema, ids)
             if table is not None:
                 yield RawBatch(table, np.arange(first_row, first_row + table.num_rows))
             else:
                 yield _parse_json_lines(block, first_row, columns, ids)
         stream.raise_error()
-
-
-def _parse_json_fast(block: bytes, schema: pa.Schema, ids: frozenset[str]) -> pa.Table | None:
-    """All lines at once when each is an object of the expected types, else None."""
-    nested = any("." in name for name in schema.names)
-    if nested or any(pa.types.is_floating(schema.field(name).type) for name in ids):
-        return None
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(block),
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
-            ),
-        )
-    except pa.ArrowException:
-        return None
-    return table if table.num_rows == block.count(b"\n") else None
 
 
 def _parse_json_lines(
@@ -280,17 +259,17 @@ def _parse_json_lines(
     for number, line in enumerate(block.split(b"\n")[:-1], start=first_row):
         if not line.strip():
             continue
-        record = _json_object(line)
+        record = json_object(line)
         if record is None:
             reason = GARBLED_TEXT if GARBLED.encode() in line else NOT_JSON
             dead.append(DeadRow(number, reason, line.decode("utf-8")))
             continue
         try:
-            values = [_cell_text(_field(record, name), name in ids) for name in columns]
+            values = [cell_text(value_at(record, name), name in ids) for name in columns]
         except TypeError:
-            dead.append(DeadRow(number, WRONG_TYPE, {n: _field(record, n) for n in columns}))
+            dead.append(DeadRow(number, WRONG_TYPE, {n: value_at(record, n) for n in columns}))
             continue
-        if not all(value is None or _is_text(value) for value in values):
+        if not all(value is None or is_utf8(value) for value in values):
             dead.append(DeadRow(number, GARBLED_TEXT, dict(zip(columns, values, strict=True))))
             continue
         rows.append(number)
@@ -298,51 +277,6 @@ def _parse_json_lines(
             cells[name].append(value)
     table = pa.table({name: pa.array(values, pa.string()) for name, values in cells.items()})
     return RawBatch(table, np.array(rows, np.int64), tuple(dead))
-
-
-def _is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can escape one half of a surrogate pair."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _cell_text(value: Any, is_id: bool) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if is_id or not isinstance(value, bool | float):
-        raise TypeError(f"{type(value).__name__} is no text")
-    return json.dumps(value)
-
-
-def _json_object(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):  # the latter of one that is nested too deeply
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _field(record: dict[str, Any], name: str) -> Any:
-    """A value by its name, or by the names that dots join."""
-    while name not in record and "." in name:
-        parent, _, name = name.partition(".")
-        below = record.get(parent)
-        if not isinstance(below, dict):
-            return None
-        record = below
-    return record.get(name)
-
-
-def _guess_schema(block: bytes, columns: tuple[str, ...]) -> pa.Schema:
-    """Types of the first sound line; a later line that differs takes the slow path."""
-    first = next(filter(None, map(_json_object, block.split(b"\n")[:PROBED_LINES])), {})
-    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    return pa.schema([(name, kinds.get(type(first.get(name)), pa.string())) for name in columns])
 
 
 def _read_parquet(

@@ -64,7 +64,7 @@ def inputs_of(signature: str, users: dict[str, np.ndarray], part: slice) -> dict
 def in_process(models: pathlib.Path, dataset: pathlib.Path, signature: str, seconds: float) -> None:
     """Prints users a second by batch size, and the median of single calls, as JSON.
 
-    With no seconds to measure in it loads the model and calls it once.
+    With no seconds to measure in it loads the model and calls it for one user alone.
     """
     import tensorflow as tf
 
