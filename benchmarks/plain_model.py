@@ -62,7 +62,7 @@ class PlainGUIM(GUIM):
         candidates = self._candidates(events, vectors, inputs.get("catalogue_size"))
         key, probability = (tf.gather(x, events.item) for x in candidates[1:3])
         first = tf.math.unsorted_segment_min(
-            tf.range(tf.size(events.item)), events.item, tf.size(candidates.key)
+            tf.range(tf.size(events.item)), events.item, tf.reduce_max(events.item) + 1
         )
         foreign = ~ownership(events.owner, events.item, tf.size(first))
         draws = self.loss_config.negatives_per_user

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.data import Events
+from guim_tf.few_shapes import pad_rows, round_up
 from guim_tf.keras_compat import keras
 from guim_tf.masking import drop_ids
 
@@ -26,7 +27,8 @@ def count_events(present: tf.Tensor) -> tf.Tensor:
 class BatchEvents(NamedTuple):
     """E events: of the histories, then of the targets, then what is nobody's.
 
-    items: features `[X]` of each distinct item among them, titles `[X, W]`; item: `[E]` int32,
+    items: features `[X]` of each distinct item among them, titles `[X, W]`, with padding behind so
+    that X is one of few numbers (`guim_tf.few_shapes`); item: `[E]` int32,
     which of these an event is of; owner: `[E]` int32, the user's row in the batch, or one more than
     the last for what is nobody's; history, targets: `[B, N]` and `[B, M]` int32, where in the list
     each event stands (anywhere for padding).
@@ -73,7 +75,8 @@ def collect(history: Events, targets: Events, nobodys: Events | None) -> BatchEv
         [part[names.TITLE_TOKENS][present] for part, present in parts]
     )
     first, item = distinct(features[names.ITEM_KEY])
-    items = {name: tf.gather(value, first) for name, value in features.items()}
+    size = round_up(tf.shape(first)[0])
+    items = {name: pad_rows(tf.gather(value, first), size) for name, value in features.items()}
     return BatchEvents(
         items,
         item,

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers import Table
+from guim_tf.layers import Linear, Table
+from guim_tf.layers.activation import gelu
 
 
 @register
@@ -49,9 +50,10 @@ class ItemEncoder(keras.layers.Layer):
         self.item_table = Table(item_rows, item_id_dim, name="item_table")
         self.category_table = Table(category_rows, category_dim, name="category_table")
         self.word_table = Table(word_rows, word_dim, name="word_table")
-        self.projection = keras.layers.Dense(
-            dim, use_bias=False, activation=activation, name="projection"
+        self.projection = Linear(
+            dim, initializer="glorot_uniform", use_bias=False, name="projection"
         )
+        self.activation = {"gelu": gelu, "linear": tf.identity}[activation]
 
     def call(self, items: dict[str, tf.Tensor]) -> tf.Tensor:
         """`item_index`, `category_index` `[...]`, `title_tokens` `[..., W]` -> `[..., d]`."""
@@ -64,7 +66,7 @@ class ItemEncoder(keras.layers.Layer):
             self.item_table(items[names.ITEM_INDEX]),
             words,
         ]
-        return self.projection(tf.concat(features, axis=-1))
+        return self.activation(self.projection(tf.concat(features, axis=-1)))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config

@@ -10,7 +10,7 @@ from guim_tf.shared_negatives import SharedNegatives
 
 
 class Candidates(NamedTuple):
-    """The items of a batch as candidates: X distinct ones, of E events.
+    """The items of a batch as candidates: X distinct ones, of E events; the last may be padding.
 
     vector: `[X, d]`; key: `[X]` int64, equality of items; probability: `[X]`, how often one
     candidate is that item (for logQ); item: `[E]` int32, which of them an event is of; owner: `[E]`
@@ -42,14 +42,22 @@ class InfoNCE:
     logq: bool
 
     def __call__(
-        self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates, *, seed: tf.Tensor
+        self,
+        queries: tf.Tensor,
+        positive: tf.Tensor,
+        candidates: Candidates,
+        *,
+        query: tf.Tensor | None = None,
+        seed: tf.Tensor,
     ) -> tf.Tensor:
         """Sum over the positives of -log p(positive | query).
 
         Args:
-          queries: `[P, C, d]` or `[P, d]`, one a positive.
-          positive: `[P]` int, which event each is for.
+          queries: `[Q, C, d]` or `[Q, d]`.
+          positive: `[P]` int, which event each positive is.
           candidates: all items and events of the batch.
+          query: `[P]` int32, the query that each positive is of: all of one query are of one user.
+            None where the first P have one each.
           seed: `[2]` int, for the draw.
 
         Returns:
@@ -57,40 +65,35 @@ class InfoNCE:
         """
         if queries.shape.rank == 2:
             queries = queries[:, None]
+        if query is None:
+            query = tf.range(tf.shape(positive)[0])
         queries = tf.math.l2_normalize(queries, axis=-1)
         candidates = candidates._replace(vector=tf.math.l2_normalize(candidates.vector, axis=-1))
-        if self.negatives_per_user is None:
-            return self._of_all(queries, positive, candidates)
-        return self._of_drawn(queries, positive, candidates, seed, self.negatives_per_user)
-
-    def _of_all(self, queries: tf.Tensor, positive: tf.Tensor, candidates: Candidates) -> tf.Tensor:
-        has = ownership(candidates.owner, candidates.item, tf.shape(candidates.key)[0])
-        return SharedNegatives(temperature=1.0 / self.alpha)(
-            queries,
-            candidates.vector,
-            positive=tf.gather(candidates.item, positive),
-            owner=tf.gather(candidates.owner, positive),
-            negative=~has,
-            candidate_sampling_probability=candidates.probability if self.logq else None,
-        )
-
-    def _of_drawn(
-        self,
-        queries: tf.Tensor,
-        positive: tf.Tensor,
-        candidates: Candidates,
-        seed: tf.Tensor,
-        draws: int,
-    ) -> tf.Tensor:
         owner = tf.gather(candidates.owner, positive)
-        event, drawn = draw_negatives(owner, candidates.owner, draws, seed)
+        choice = {
+            "query": query,
+            "positive": tf.gather(candidates.item, positive),
+            "candidate_sampling_probability": candidates.probability if self.logq else None,
+        }
+        if self.negatives_per_user is None:
+            size = tf.shape(candidates.key)[0]
+            has = ownership(candidates.owner, candidates.item, size)
+            real = tf.range(size) <= tf.reduce_max(candidates.item)
+            owners = tf.math.unsorted_segment_max(owner, query, tf.shape(queries)[0])
+            return SharedNegatives(temperature=1.0 / self.alpha)(
+                queries,
+                candidates.vector,
+                owner=tf.maximum(owners, 0),  # of a query without a positive anybody's
+                negative=real & ~has,
+                **choice,
+            )
+        event, drawn = draw_negatives(owner, candidates.owner, self.negatives_per_user, seed)
         return DrawnNegatives(temperature=1.0 / self.alpha)(
             queries,
             candidates.vector,
-            positive=tf.gather(candidates.item, positive),
             negative=tf.gather(candidates.item, event),
             drawn=drawn,
-            candidate_sampling_probability=candidates.probability if self.logq else None,
+            **choice,
         )
 
 

@@ -12,6 +12,7 @@ from guim_tf import schema as names
 from guim_tf.batch_items import BatchEvents, collect, count_events, present_events
 from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.data import Events
+from guim_tf.few_shapes import pad_rows, round_up
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
 from guim_tf.layers.table import look_up
@@ -210,7 +211,7 @@ class GUIM(tfrs.Model):
         )
         users = tf.reshape(users, [-1, *users.shape[-2:]])
         matching = self._info_nce(
-            self.matching_loss, tf.gather(users, at), positive, candidates, seeds[1]
+            self.matching_loss, users, positive, candidates, seeds[1], query=at
         )
         hidden = _where(masked)
         mlm = self._info_nce(
@@ -241,6 +242,8 @@ class GUIM(tfrs.Model):
         return loss
 
     def _predict_items(self, outputs: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+        """What is predicted at some events `[n]`, with more behind to make one of few sizes."""
+        where = pad_rows(where, round_up(tf.shape(where)[0]))
         return self.user_encoder.predict_items(tf.gather(outputs, where))
 
     def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
@@ -283,9 +286,10 @@ class GUIM(tfrs.Model):
         positive: tf.Tensor,
         candidates: Candidates,
         seed: tf.Tensor,
+        query: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """A loss, and its mean over the positives into `metric`."""
-        total = self.info_nce(queries, positive, candidates, seed=seed)
+        total = self.info_nce(queries, positive, candidates, query=query, seed=seed)
         count = tf.cast(tf.shape(positive)[0], total.dtype)
         metric.update_state(tf.math.divide_no_nan(total, count), sample_weight=count)
         return total

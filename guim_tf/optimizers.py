@@ -117,10 +117,10 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
         update = self._adagrad_rows if self.table_slots == "row" else self._adam_rows
         update(gradient, variable, *state, rate=self.table_rate * rate)
 
-    def _correction(self) -> tf.Tensor:
-        """What the moments lack in the first steps (Kingma and Ba, 2015, section 2)."""
+    def _powers(self) -> list[tf.Tensor]:
+        """beta^t of each beta: what the moments lack in the first steps (Kingma and Ba, 2015)."""
         step = tf.cast(self.steps_before + self.iterations + 1, tf.float32)
-        return tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        return [beta**step for beta in (self.beta_1, self.beta_2)]
 
     def _adam(
         self,
@@ -131,9 +131,20 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
         *,
         rate: tf.Tensor,
     ) -> None:
-        m.assign_add((gradient - m) * (1 - self.beta_1))
-        v.assign_add((tf.square(gradient) - v) * (1 - self.beta_2))
-        variable.assign_sub(rate * self._correction() * m / (tf.sqrt(v) + self.epsilon))
+        """In one pass over the weights."""
+        power_1, power_2 = self._powers()
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=power_1,
+            beta2_power=power_2,
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
     def _adam_rows(
         self,
@@ -149,7 +160,9 @@ class RowwiseAdamW(keras.optimizers.Optimizer):
         new_v = self.beta_2 * tf.gather(v, rows) + (1 - self.beta_2) * tf.square(values)
         m.scatter_update(tf.IndexedSlices(new_m, rows))
         v.scatter_update(tf.IndexedSlices(new_v, rows))
-        step = rate * self._correction() * new_m / (tf.sqrt(new_v) + self.epsilon)
+        power_1, power_2 = self._powers()
+        correction = tf.sqrt(1 - power_2) / (1 - power_1)
+        step = rate * correction * new_m / (tf.sqrt(new_v) + self.epsilon)
         variable.scatter_sub(tf.IndexedSlices(step, rows))
 
     def _adagrad_rows(

@@ -1,14 +1,17 @@
 """Users of any length side by side, without padding where none is needed.
 
 All tokens of a batch stand in one list `[T, ...]`: first the CLS tokens of every user, then the
-events of every user. What treats each token alone works on that list. Only attention needs users as
-rows: they are grouped by length, and each group is as wide as its longest user.
+events of every user, then a little padding. What treats each token alone works on that list. Only
+attention needs users as rows: they are grouped by length, and each group is as wide as its longest
+user.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from guim_tf.few_shapes import round_up
 
 
 class Group(NamedTuple):
@@ -29,7 +32,8 @@ class Packing(NamedTuple):
     """How the tokens of a batch are grouped.
 
     groups: each user is in one of them; slots: `[T]` int32, where each token stands in the rows of
-    all groups, one after another; first: how many CLS tokens there are before the events.
+    all groups, one after another; first: how many CLS tokens there are before the events. After
+    those the list is padded to one of few sizes (`guim_tf.few_shapes`), with slots behind all rows.
     """
 
     groups: Sequence[Group]
@@ -77,31 +81,42 @@ def pack(lengths: tf.Tensor, *, cls_tokens: int | tf.Tensor, groups: int) -> Pac
         places.append(tf.boolean_mask(place, real))
         before += tf.size(tokens)
         found.append(Group(users, events, present, tokens))
+    real = first + tf.reduce_sum(lengths)
     slot = tf.scatter_nd(
         tf.concat(slots, axis=0)[:, None],
         tf.concat(places, axis=0),
-        [first + tf.reduce_sum(lengths)],
+        [real],
     )
-    return Packing(found, slot, first)
+    padding = tf.fill([round_up(real) - real], before)
+    return Packing(found, tf.concat([slot, padding], axis=0), first)
 
 
-def as_rows(packing: Packing, tokens: tf.Tensor) -> list[tf.Tensor]:
-    """The list `[T, F]` as rows of each group, `[b, S, F]`; padding repeats some token."""
-    size = tokens.shape[-1]
+def as_rows(packing: Packing, tokens: tf.Tensor, *, pieces: int = 1) -> list[tf.Tensor]:
+    """The list `[T, F]` as rows of each group; padding repeats some token.
+
+    Args:
+      packing: how tokens are grouped.
+      tokens: `[T, F]`.
+      pieces: that the numbers of a token are cut into: heads of attention, say.
+
+    Returns:
+      Of each group `[pieces, b, S, F / pieces]`.
+    """
+    size = tokens.shape[-1] // pieces
 
     @tf.custom_gradient
     def gather(x: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
         def gradient(*upstream: tf.Tensor) -> tf.Tensor:  # nothing is asked of padding
-            return _flat(upstream, packing.slots, size)
+            return _flat(upstream, packing.slots)
 
-        return [tf.gather(x, group.tokens) for group in packing.groups], gradient
+        return [_cut(x, group.tokens, pieces, size) for group in packing.groups], gradient
 
     return gather(tokens)
 
 
 def as_list(packing: Packing, rows: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Rows of each group, `[b, S, F]`, as one list `[T, F]`; the reverse of `as_rows`."""
-    size = rows[0].shape[-1]
+    """Rows of each group, `[pieces, b, S, F / pieces]`, as one list `[T, F]`; undoes `as_rows`."""
+    pieces, *_, size = rows[0].shape
 
     @tf.custom_gradient
     def gather(*x: tf.Tensor) -> tuple[tf.Tensor, Any]:
@@ -109,11 +124,11 @@ def as_list(packing: Packing, rows: Sequence[tf.Tensor]) -> tf.Tensor:
             # Padding has no say, so it must get no gradient: it reads a row of zeros.
             padded = tf.concat([tf.zeros_like(upstream[:1]), upstream], axis=0)
             return [
-                tf.gather(padded, tf.where(_real(group), group.tokens + 1, 0))
+                _cut(padded, tf.where(_real(group), group.tokens + 1, 0), pieces, size)
                 for group in packing.groups
             ]
 
-        return _flat(x, packing.slots, size), gradient
+        return _flat(x, packing.slots), gradient
 
     return gather(*rows)
 
@@ -124,6 +139,17 @@ def _real(group: Group) -> tf.Tensor:
     return tf.pad(group.present, [[0, 0], [cls, 0]], constant_values=True)
 
 
-def _flat(rows: Sequence[tf.Tensor], slots: tf.Tensor, size: int) -> tf.Tensor:
-    flat = tf.concat([tf.reshape(x, [-1, size]) for x in rows], axis=0)
-    return tf.gather(flat, slots)
+def _cut(x: tf.Tensor, tokens: tf.Tensor, pieces: int, size: int) -> tf.Tensor:
+    """`[T, pieces * size]` and `[b, S]` int32 -> `[pieces, b, S, size]`, copied once."""
+    place = tokens[None] * pieces + tf.range(pieces)[:, None, None]
+    return tf.gather(tf.reshape(x, [-1, size]), place)
+
+
+def _flat(rows: Sequence[tf.Tensor], slots: tf.Tensor) -> tf.Tensor:
+    """`[pieces, b, S, size]` of each group -> `[T, pieces * size]`."""
+    pieces, *_, size = rows[0].shape
+    of_groups = [tf.reshape(x, [pieces, -1, size]) for x in rows]
+    of_pieces = tf.concat([*of_groups, tf.zeros([pieces, 1, size])], axis=1)  # that of padding
+    place = slots[:, None] + tf.range(pieces) * tf.shape(of_pieces)[1]
+    found = tf.gather(tf.reshape(of_pieces, [-1, size]), place)
+    return tf.reshape(found, [-1, pieces * size])

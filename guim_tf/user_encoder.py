@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from guim_tf import schema as names
+from guim_tf.few_shapes import pad_rows
 from guim_tf.keras_compat import keras, register
 from guim_tf.layers import InterestHeads, LayerNorm, Linear, Table, TimeEmbedding, TransformerBlock
 from guim_tf.layers.dropout import dropout
@@ -151,7 +152,9 @@ class UserEncoder(keras.layers.Layer):
         cls = tf.reshape(start[:, :, None, :] + self.cls_table, [-1, self.dim])
         packing = pack(lengths, cls_tokens=moments * self.cls_tokens, groups=groups)
         visible = [self._visible(group, timestamp, cutoffs) for group in packing.groups]
-        tokens = self.input_norm(tf.concat([cls, events], axis=0))
+        count = tf.shape(events)[0]
+        tokens = pad_rows(tf.concat([cls, events], axis=0), tf.shape(packing.slots)[0])
+        tokens = self.input_norm(tokens)
         tokens = dropout(tokens, self.dropout, seed, 0)
         for number, block in enumerate(self.blocks):
             entering = tokens
@@ -160,7 +163,7 @@ class UserEncoder(keras.layers.Layer):
             )
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        users, outputs = tf.split(tokens, [packing.first, tf.shape(events)[0]])
+        users, outputs = tokens[: packing.first], tokens[packing.first : packing.first + count]
         if self.interest_heads is not None:
             users = self._by_heads(tokens, packing, visible, _of_layer(seed, 1 + len(self.blocks)))
         users = self.user_projection(users)
@@ -185,8 +188,9 @@ class UserEncoder(keras.layers.Layer):
         """The C vectors of each CLS token, `[B * moments * C, d]`."""
         found = []
         for number, (rows, seen) in enumerate(zip(as_rows(packing, tokens), visible, strict=True)):
-            cls = tf.shape(rows)[1] - tf.shape(packing.groups[number].present)[1]
-            found.append(self.interest_heads(rows, visible=seen[:, :cls], seed=seed, salt=number))
+            cls = tf.shape(rows)[2] - tf.shape(packing.groups[number].present)[1]
+            of_cls = seen[:, :cls]
+            found.append(self.interest_heads(rows[0], visible=of_cls, seed=seed, salt=number))
         order = tf.concat([group.users for group in packing.groups], axis=0)
         by_user = tf.gather(tf.concat(found, axis=0), tf.argsort(order))
         return tf.reshape(by_user, [-1, self.dim])
@@ -198,11 +202,11 @@ class UserEncoder(keras.layers.Layer):
         of_cls = [seen[:, : self.cls_tokens] for seen in visible]
         if self.interest_heads is None:
             by_head = self.blocks[-1].attention_weights(tokens, packing=packing, visible=of_cls)
-            weights = [tf.reduce_mean(x, axis=1) for x in by_head]
+            weights = [tf.reduce_mean(x, axis=0) for x in by_head]
         else:
             rows = zip(as_rows(packing, tokens), of_cls, strict=True)
             weights = [
-                self.interest_heads.attention_weights(x, visible=seen)[:, 0] for x, seen in rows
+                self.interest_heads.attention_weights(x[0], visible=seen)[:, 0] for x, seen in rows
             ]
         widths = [tf.shape(group.present)[1] for group in packing.groups]
         longest = tf.reduce_max(tf.stack(widths))

@@ -34,7 +34,16 @@ STANDARD_LIBRARY_ONLY = (
 
 # Inside the model room: a file may import the files left of it, none to the right of it.
 LAYERS = (
-    ("version", "schema", "strict_json", "keras_compat", "text", "precision", "threads"),
+    (
+        "version",
+        "schema",
+        "strict_json",
+        "keras_compat",
+        "text",
+        "precision",
+        "threads",
+        "few_shapes",
+    ),
     ("config", "mapping", "popularity", "packing", "replicas"),
     (
         "datasets",

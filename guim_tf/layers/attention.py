@@ -45,21 +45,13 @@ class SelfAttention(keras.layers.Layer):
           visible: `[b, S, S]` bool of each group, whether a token (row) attends to another.
           seed: `[2]` int64 of dropout, None outside of training.
         """
-        rows = as_rows(packing, self.project(tokens))
-        mixed = [
-            self._attend(x, seen, seed, group)
-            for group, (x, seen) in enumerate(zip(rows, visible, strict=True))
-        ]
+        mixed = []
+        for number, rows in enumerate(self._rows(tokens, packing)):
+            query, key, value = tf.unstack(rows)
+            weights = _weights(query, key, visible[number])
+            weights = dropout(weights, self.dropout, seed, number)
+            mixed.append(tf.linalg.matmul(weights, value))
         return self.mix(as_list(packing, mixed))
-
-    def _attend(
-        self, rows: tf.Tensor, visible: tf.Tensor, seed: tf.Tensor | None, salt: int
-    ) -> tf.Tensor:
-        """`[b, S, 3 * dim]` -> `[b, S, dim]`."""
-        query, key, value = self._split(rows)
-        weights = dropout(_weights(query, key, visible), self.dropout, seed, salt)
-        mixed = tf.transpose(tf.linalg.matmul(weights, value), [0, 2, 1, 3])
-        return tf.reshape(mixed, [tf.shape(rows)[0], tf.shape(rows)[1], self.dim])
 
     def attention_weights(
         self, tokens: tf.Tensor, *, packing: Packing, visible: Sequence[tf.Tensor]
@@ -72,19 +64,18 @@ class SelfAttention(keras.layers.Layer):
             token.
 
         Returns:
-          Of each group `[b, heads, G, S]`, rows that sum to 1.
+          Of each group `[heads, b, G, S]`, rows that sum to 1.
         """
-        found = []
-        for rows, seen in zip(as_rows(packing, self.project(tokens)), visible, strict=True):
-            query, key, _ = self._split(rows)
-            found.append(_weights(query[:, :, : tf.shape(seen)[1]], key, seen))
-        return found
+        return [
+            _weights(rows[0][:, :, : tf.shape(seen)[1]], rows[1], seen)
+            for rows, seen in zip(self._rows(tokens, packing), visible, strict=True)
+        ]
 
-    def _split(self, rows: tf.Tensor) -> list[tf.Tensor]:
-        """`[b, S, 3 * dim]` -> query, key and value `[b, heads, S, size]`."""
-        users, width, size = tf.shape(rows)[0], tf.shape(rows)[1], self.dim // self.heads
-        split = tf.reshape(rows, [users, width, 3, self.heads, size])
-        return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
+    def _rows(self, tokens: tf.Tensor, packing: Packing) -> list[tf.Tensor]:
+        """Query, key and value of each group, `[3, heads, b, S, size]`."""
+        cut = as_rows(packing, self.project(tokens), pieces=3 * self.heads)
+        size = self.dim // self.heads
+        return [tf.reshape(x, [3, self.heads, *tf.unstack(tf.shape(x)[1:3]), size]) for x in cut]
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -95,7 +86,7 @@ class SelfAttention(keras.layers.Layer):
 
 
 def _weights(query: tf.Tensor, key: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
-    """`[b, heads, G, size]`, `[b, heads, S, size]` and `[b, G, S]` -> `[b, heads, G, S]`."""
+    """`[heads, b, G, size]`, `[heads, b, S, size]` and `[b, G, S]` -> `[heads, b, G, S]`."""
     logits = tf.linalg.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
-    logits += tf.where(visible, 0.0, logits.dtype.min)[:, None]
+    logits += tf.where(visible, 0.0, logits.dtype.min)
     return tf.nn.softmax(logits)

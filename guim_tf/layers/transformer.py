@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
-from guim_tf.layers.activation import gelu
+from guim_tf.layers.activation import SCALE, times_erfc
 from guim_tf.layers.attention import SelfAttention
 from guim_tf.layers.dropout import dropout
 from guim_tf.layers.linear import Linear
@@ -54,7 +54,8 @@ class TransformerBlock(keras.layers.Layer):
             return dropout(mixed, self.dropout, seed, len(visible))
 
         def feed_forward(x: tf.Tensor) -> tf.Tensor:
-            out = self.contract(gelu(self.expand(x)))
+            hidden = times_erfc(self.expand(x, kernel_scale=SCALE, bias_scale=SCALE))
+            out = self.contract(hidden, kernel_scale=SCALE)
             return dropout(out, self.dropout, seed, len(visible) + 1)
 
         if self.norm_first:

@@ -11,7 +11,7 @@ from guim_tf import schema as names
 from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.model import GUIM, TableRows
 
-ROWS = TableRows(items=40, categories=7, words=25)
+ROWS = TableRows(items=150, categories=7, words=25)
 MODEL = ModelConfig(
     interests=3,
     embedding_dim=16,
@@ -31,7 +31,7 @@ def random_batch(users=6, length=9, seed=0):
     lengths[0] = length
 
     def events(width, present):
-        item = np.where(present, rng.integers(3, 40, [users, width]), 0)
+        item = np.where(present, rng.integers(3, ROWS.items, [users, width]), 0)
         features = {
             names.ITEM_INDEX: item,
             names.ITEM_KEY: item * 1000,
@@ -57,9 +57,10 @@ def random_batch(users=6, length=9, seed=0):
     }
 
 
+@pytest.mark.parametrize("users", [6, 81])  # of the latter tokens, items and queries are padded
 @pytest.mark.parametrize("mode", ["tuned", "paper"])
-def test_the_loss_and_its_gradients_are_those_of_the_package(mode):
-    batch, sizes = random_batch(), {"model": MODEL, "loss": LOSS}
+def test_the_loss_and_its_gradients_are_those_of_the_package(mode, users):
+    batch, sizes = random_batch(users), {"model": MODEL, "loss": LOSS}
     if mode == "paper":
         sizes = {"model": dataclasses.replace(MODEL, causal=False), "loss": LossConfig()}
         batch = {name: x for name, x in batch.items() if name != "earlier"}

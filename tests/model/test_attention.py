@@ -58,11 +58,11 @@ def test_the_layers_weights_are_the_softmax_that_mixes_the_values():
     )
     out = layer(tokens, packing=packing, visible=visible)
     first = [seen[:, :2] for seen in visible]
-    [weights] = layer.attention_weights(tokens, packing=packing, visible=first)
+    weights = layer.attention_weights(tokens, packing=packing, visible=first)[0][:, 0]
     expected = by_logits(layer, tokens.numpy())
-    np.testing.assert_allclose(weights[0], expected[:, :2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(weights, expected[:, :2], rtol=1e-4, atol=1e-6)
     value = (tokens @ layer.project.kernel + layer.project.bias).numpy()[:, 16:].reshape(6, 2, 4)
-    mixed = np.einsum("hgs,she->ghe", weights[0], value).reshape(2, 8)
+    mixed = np.einsum("hgs,she->ghe", weights, value).reshape(2, 8)
     np.testing.assert_allclose(
         out[:2], mixed @ layer.mix.kernel.numpy() + layer.mix.bias.numpy(), rtol=1e-3, atol=1e-4
     )

@@ -118,6 +118,29 @@ def test_the_loss_is_the_same_in_parts(monkeypatch):
     np.testing.assert_allclose(loss(queries, candidates, positive, logq=True), whole, rtol=1e-5)
 
 
+def test_padding_behind_the_candidates_weighs_nothing():
+    """No event is of it."""
+    candidates = items([[1, 0], [0, 1]], [0, 1], [10, 11])
+    padded = candidates._replace(
+        vector=tf.concat([candidates.vector, [[1.0, 0.0]]], axis=0),
+        key=tf.concat([candidates.key, [0]], axis=0),
+        probability=tf.concat([candidates.probability, [0.1]], axis=0),
+    )
+    query, positive = [[[1.0, 0.2]]], [True, False]
+    assert loss(query, padded, positive) == pytest.approx(loss(query, candidates, positive))
+
+
+def test_a_query_may_have_several_positives_or_none():
+    candidates = items([[1, 0], [1, 1], [0, 1]], [0, 0, 1], [10, 11, 12])
+    info_nce = InfoNCE(20.0, None, logq=True)
+    queries = tf.constant([[[0.3, 1.0]], [[1.0, 0.2]]])  # the first has none
+    both = info_nce(queries, tf.constant([1, 0]), candidates, query=tf.constant([1, 1]), seed=SEED)
+    each = [
+        info_nce(queries[1:], tf.constant([positive]), candidates, seed=SEED) for positive in (0, 1)
+    ]
+    np.testing.assert_allclose(both, each[0] + each[1], rtol=1e-5)
+
+
 def test_an_event_may_be_the_positive_of_several_queries():
     candidates = items([[1, 0], [0, 1]], [0, 1], [10, 11])
     info_nce = InfoNCE(20.0, None, logq=False)
@@ -200,7 +223,8 @@ def test_a_drawn_accidental_hit_weighs_nothing():
 def test_drawn_negatives_are_the_retrieval_task_of_the_library_with_a_mask(logq):
     rng = np.random.default_rng(0)
     positives, size, dim = 7, 12, 6
-    queries = tf.constant(rng.normal(size=[positives, 3, dim]), tf.float32)
+    query = tf.constant([0, 0, 2, 3, 3, 3, 4])  # of which one has no positive
+    queries = tf.constant(rng.normal(size=[5, 3, dim]), tf.float32)
     vectors = tf.constant(rng.normal(size=[size, dim]), tf.float32)
     probability = tf.constant(rng.uniform(0.01, 0.9, size), tf.float32)
     positive = tf.constant(rng.integers(0, size, positives), tf.int32)
@@ -215,6 +239,7 @@ def test_drawn_negatives_are_the_retrieval_task_of_the_library_with_a_mask(logq)
         return DrawnNegatives(temperature=0.2)(
             queries,
             vectors,
+            query=query,
             positive=positive,
             negative=tf.constant(negative, tf.int32),
             drawn=tf.constant(drawn),
@@ -224,7 +249,7 @@ def test_drawn_negatives_are_the_retrieval_task_of_the_library_with_a_mask(logq)
     def the_librarys(queries, vectors):
         of_positives = tf.gather(probability, positive)
         return tfrs.tasks.Retrieval(temperature=0.2, remove_accidental_hits=True)(
-            queries,
+            tf.gather(queries, query),
             tf.concat([tf.gather(vectors, positive), vectors], axis=0),
             candidate_sampling_probability=tf.concat([of_positives, probability], axis=0)
             if logq
@@ -255,21 +280,25 @@ def test_shared_negatives_are_the_retrieval_task_of_the_library(
     monkeypatch.setattr(shared_negatives, "_SCORES_AT_ONCE", 1)
     rng = np.random.default_rng(0)
     users, positives, size, dim = 5, 11, 9, 6
-    queries = tf.constant(rng.normal(size=[positives, interests, dim]), tf.float32)
+    query = tf.constant([8, 0, 0, 2, 3, 3, 3, 5, 6, 7, 8])  # of which two have no positive
+    queries = tf.constant(rng.normal(size=[10, interests, dim]), tf.float32)
     vectors = tf.constant(rng.normal(size=[size, dim]), tf.float32)
     probability = tf.constant(rng.uniform(0.01, 0.9, size), tf.float32)
     event_owner = tf.constant(rng.integers(0, users, 20), tf.int32)
     event_item = tf.constant(rng.integers(0, size, 20), tf.int32)
-    positive = tf.constant(rng.integers(0, 20, positives))
+    owners = tf.constant(rng.integers(0, users, 10), tf.int32)
     negative = ~ownership(event_owner, event_item, tf.constant(size))
-    which, owner = (tf.gather(x, positive) for x in (event_item, event_owner))
+    owner = tf.gather(owners, query)
+    own = [event_item.numpy()[event_owner.numpy() == user] for user in range(users)]
+    which = tf.constant([rng.choice(own[user]) for user in owner.numpy()], tf.int32)
 
     def ours(queries, vectors):
         return SharedNegatives(temperature=0.2)(
             queries,
             vectors,
+            query=query,
             positive=which,
-            owner=owner,
+            owner=owners,
             negative=negative,
             candidate_sampling_probability=probability if logq else None,
         )
@@ -278,7 +307,7 @@ def test_shared_negatives_are_the_retrieval_task_of_the_library(
         twice = tf.concat([tf.gather(vectors, which), vectors], axis=0)
         own = tf.eye(positives, dtype=tf.bool)
         return tfrs.tasks.Retrieval(temperature=0.2, remove_accidental_hits=True)(
-            queries,
+            tf.gather(queries, query),
             twice,
             candidate_sampling_probability=tf.concat(
                 [tf.gather(probability, which), probability], axis=0
@@ -295,7 +324,7 @@ def test_shared_negatives_are_the_retrieval_task_of_the_library(
         with tf.GradientTape() as tape:
             tape.watch([queries, vectors])
             total = tf.function(task)(queries, vectors)
-        found.append([total, *tape.gradient(total, [queries, vectors])])
+        found.append([total, *map(tf.convert_to_tensor, tape.gradient(total, [queries, vectors]))])
     for mine, expected in zip(*found, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
 

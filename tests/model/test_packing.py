@@ -44,24 +44,53 @@ def test_a_place_of_an_event_is_its_place_among_all_events():
         np.testing.assert_array_equal(events + 10, tokens)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_rows_come_back_as_the_list(groups):
+def test_rows_come_back_as_the_list(groups, pieces):
     packed = packing(groups)
     tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
-    np.testing.assert_array_equal(as_list(packed, as_rows(packed, tokens)), tokens)
+    rows = as_rows(packed, tokens, pieces=pieces)
+    np.testing.assert_array_equal(as_list(packed, rows), tokens)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_padding_behind_the_list_is_zero_and_gets_no_gradient(pieces):
+    lengths = tf.constant([40, 31], tf.int32)  # 75 tokens with CLS tokens, padded to 76
+    packed = pack(lengths, cls_tokens=2, groups=2)
+    assert packed.slots.shape == [76]
+    tokens = tf.random.stateless_normal([76, 4], [1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(tokens)
+        back = as_list(packed, as_rows(packed, tokens, pieces=pieces))
+        total = tf.reduce_sum(back**2)
+    np.testing.assert_array_equal(back[:75], tokens[:75])
+    assert not back[75].numpy().any()
+    gradient = tape.gradient(total, tokens)
+    np.testing.assert_allclose(gradient[:75], 2 * tokens[:75], rtol=1e-5)
+    assert not gradient[75].numpy().any()
+
+
+def test_the_pieces_of_a_token_lead():
+    packed = packing(2)
+    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 6], [1, 2])
+    for group, rows in zip(packed.groups, as_rows(packed, tokens, pieces=3), strict=True):
+        for piece in range(3):
+            numbers = tokens[:, 2 * piece : 2 * piece + 2]
+            np.testing.assert_array_equal(rows[piece], tf.gather(numbers, group.tokens))
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_gradients_are_those_of_plain_gathering_and_padding_gets_none(groups):
+def test_gradients_are_those_of_plain_gathering_and_padding_gets_none(groups, pieces):
     packed = packing(groups)
     tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(tokens)
-        rows = as_rows(packed, tokens)
+        rows = as_rows(packed, tokens, pieces=pieces)
         back = as_list(packed, [x**2 for x in rows])
         total = tf.reduce_sum(back**3)
     # The sum of sixth powers: each token has its own part alone.
     np.testing.assert_allclose(tape.gradient(total, tokens), 6 * tokens**5, rtol=1e-4)
     for group, gradient in zip(packed.groups, tape.gradient(total, rows), strict=True):
         padded = np.pad(~group.present.numpy(), [[0, 0], [2, 0]])
-        assert not gradient.numpy()[padded].any()
+        assert not gradient.numpy()[:, padded].any()
