@@ -6,6 +6,7 @@ attention needs users as rows: they are grouped by length, and each group is as 
 user.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Group(NamedTuple):
 
     users: `[b]` int32, which ones; events: `[b, W]` int32, where their events stand in the list of
     events (anywhere for padding); present: `[b, W]` bool, False for padding; tokens: `[b, S]`
-    int32, where their tokens stand in the list of tokens, CLS tokens first (0 for padding).
+    int32, where their tokens stand in the list of tokens, CLS tokens first (padding's: the last).
     """
 
     users: tf.Tensor
@@ -31,14 +32,15 @@ class Group(NamedTuple):
 class Packing(NamedTuple):
     """How the tokens of a batch are grouped.
 
-    groups: each user is in one of them; slots: `[T]` int32, where each token stands in the rows of
-    all groups, one after another; first: how many CLS tokens there are before the events. After
-    those the list is padded to one of few sizes (`guim_tf.few_shapes`), with slots behind all rows.
+    groups: each user is in one of them; first: how many CLS tokens there are before the events;
+    real: how many tokens there are; size: T, with the padding behind them, one at least. T is one
+    of few sizes (`guim_tf.few_shapes`). Nothing may depend on what padding becomes.
     """
 
     groups: Sequence[Group]
-    slots: tf.Tensor
     first: tf.Tensor
+    real: tf.Tensor
+    size: tf.Tensor
 
 
 def events_of(users: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -64,92 +66,83 @@ def pack(lengths: tf.Tensor, *, cls_tokens: int | tf.Tensor, groups: int) -> Pac
     """
     count = tf.shape(lengths)[0]
     first = count * cls_tokens
+    real = first + tf.reduce_sum(lengths)
+    size = round_up(real + 1)
     starts = tf.math.cumsum(lengths, exclusive=True)
     order = tf.argsort(lengths, stable=True)
-    found, slots, places, before = [], [], [], 0
+    found = []
     for number in range(groups):
         users = tf.cast(order[count * number // groups : count * (number + 1) // groups], tf.int32)
-        size = tf.gather(lengths, users)
-        width = tf.reduce_max(tf.concat([size, [0]], axis=0))
-        present = tf.range(width)[None, :] < size[:, None]
+        length = tf.gather(lengths, users)
+        width = tf.reduce_max(tf.concat([length, [0]], axis=0))
+        present = tf.range(width)[None, :] < length[:, None]
         events = tf.where(present, tf.gather(starts, users)[:, None] + tf.range(width), 0)
         cls = users[:, None] * cls_tokens + tf.range(cls_tokens)
-        tokens = tf.concat([cls, tf.where(present, first + events, 0)], axis=1)
-        real = tf.concat([tf.ones_like(cls, tf.bool), present], axis=1)
-        place = tf.reshape(tf.range(tf.size(tokens)), tf.shape(tokens)) + before
-        slots.append(tf.boolean_mask(tokens, real))
-        places.append(tf.boolean_mask(place, real))
-        before += tf.size(tokens)
+        tokens = tf.concat([cls, tf.where(present, first + events, size - 1)], axis=1)
         found.append(Group(users, events, present, tokens))
-    real = first + tf.reduce_sum(lengths)
-    slot = tf.scatter_nd(
-        tf.concat(slots, axis=0)[:, None],
-        tf.concat(places, axis=0),
-        [real],
-    )
-    padding = tf.fill([round_up(real) - real], before)
-    return Packing(found, tf.concat([slot, padding], axis=0), first)
+    return Packing(found, first, real, size)
 
 
-def as_rows(packing: Packing, tokens: tf.Tensor, *, pieces: int = 1) -> list[tf.Tensor]:
-    """The list `[T, F]` as rows of each group; padding repeats some token.
+def as_rows(
+    packing: Packing, tokens: tf.Tensor, *, parts: int = 1, heads: int = 1
+) -> list[list[tf.Tensor]]:
+    """The list `[T, F]` as rows of each group.
 
     Args:
       packing: how tokens are grouped.
       tokens: `[T, F]`.
-      pieces: that the numbers of a token are cut into: heads of attention, say.
+      parts, heads: that the numbers of a token are cut into, heads within parts.
 
     Returns:
-      Of each group `[pieces, b, S, F / pieces]`.
+      Of each group its parts, `[heads, b, S, F / parts / heads]` each.
     """
+    pieces = parts * heads
     size = tokens.shape[-1] // pieces
+    places = [
+        [_places(group, pieces, heads, first) for first in range(0, pieces, heads)]
+        for group in packing.groups
+    ]
 
     @tf.custom_gradient
-    def gather(x: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
-        def gradient(*upstream: tf.Tensor) -> tf.Tensor:  # nothing is asked of padding
-            return _flat(upstream, packing.slots)
+    def gather(x: tf.Tensor) -> tuple[list[list[tf.Tensor]], Any]:
+        def gradient(*upstream: tf.Tensor) -> tf.Tensor:
+            return _stitch(packing, [*itertools.chain(*places)], upstream, pieces)
 
-        return [_cut(x, group.tokens, pieces, size) for group in packing.groups], gradient
+        flat = tf.reshape(x, [-1, size])
+        return [[tf.gather(flat, place) for place in of_group] for of_group in places], gradient
 
     return gather(tokens)
 
 
 def as_list(packing: Packing, rows: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Rows of each group, `[pieces, b, S, F / pieces]`, as one list `[T, F]`; undoes `as_rows`."""
-    pieces, *_, size = rows[0].shape
+    """Rows of each group, `[heads, b, S, F / heads]`, as one list `[T, F]`; undoes `as_rows`."""
+    heads, *_, size = rows[0].shape
+    places = [_places(group, heads, heads, 0) for group in packing.groups]
 
     @tf.custom_gradient
     def gather(*x: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            # Padding has no say, so it must get no gradient: it reads a row of zeros.
-            padded = tf.concat([tf.zeros_like(upstream[:1]), upstream], axis=0)
-            return [
-                _cut(padded, tf.where(_real(group), group.tokens + 1, 0), pieces, size)
-                for group in packing.groups
-            ]
+            flat = tf.reshape(upstream, [-1, size])
+            return [tf.gather(flat, place) for place in places]  # zeros for padding
 
-        return _flat(x, packing.slots), gradient
+        return _stitch(packing, places, x, heads), gradient
 
     return gather(*rows)
 
 
-def _real(group: Group) -> tf.Tensor:
-    """Which tokens of a group are no padding: `[b, S]` bool."""
-    cls = tf.shape(group.tokens)[1] - tf.shape(group.present)[1]
-    return tf.pad(group.present, [[0, 0], [cls, 0]], constant_values=True)
+def _places(group: Group, pieces: int, heads: int, first: int) -> tf.Tensor:
+    """Where some pieces of a group's tokens stand in the list of all pieces: `[heads, b, S]`."""
+    return group.tokens * pieces + tf.range(first, first + heads)[:, None, None]
 
 
-def _cut(x: tf.Tensor, tokens: tf.Tensor, pieces: int, size: int) -> tf.Tensor:
-    """`[T, pieces * size]` and `[b, S]` int32 -> `[pieces, b, S, size]`, copied once."""
-    place = tokens[None] * pieces + tf.range(pieces)[:, None, None]
-    return tf.gather(tf.reshape(x, [-1, size]), place)
+def _stitch(
+    packing: Packing, places: Sequence[tf.Tensor], rows: Sequence[tf.Tensor], pieces: int
+) -> tf.Tensor:
+    """Rows `[heads, b, S, size]` at their places as a list `[T, pieces * size]`, with zeros behind.
 
-
-def _flat(rows: Sequence[tf.Tensor], slots: tf.Tensor) -> tf.Tensor:
-    """`[pieces, b, S, size]` of each group -> `[T, pieces * size]`."""
-    pieces, *_, size = rows[0].shape
-    of_groups = [tf.reshape(x, [pieces, -1, size]) for x in rows]
-    of_pieces = tf.concat([*of_groups, tf.zeros([pieces, 1, size])], axis=1)  # that of padding
-    place = slots[:, None] + tf.range(pieces) * tf.shape(of_pieces)[1]
-    found = tf.gather(tf.reshape(of_pieces, [-1, size]), place)
-    return tf.reshape(found, [-1, pieces * size])
+    Rows of padding all go to the last place, which is among these zeros.
+    """
+    padding = tf.range(packing.real * pieces, packing.size * pieces)
+    zeros = tf.zeros([tf.size(padding), rows[0].shape[-1]])
+    flat = tf.dynamic_stitch([*places, padding], [*rows, zeros])
+    return tf.reshape(flat, [-1, pieces * rows[0].shape[-1]])

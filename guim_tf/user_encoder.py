@@ -153,7 +153,7 @@ class UserEncoder(keras.layers.Layer):
         packing = pack(lengths, cls_tokens=moments * self.cls_tokens, groups=groups)
         visible = [self._visible(group, timestamp, cutoffs) for group in packing.groups]
         count = tf.shape(events)[0]
-        tokens = pad_rows(tf.concat([cls, events], axis=0), tf.shape(packing.slots)[0])
+        tokens = pad_rows(tf.concat([cls, events], axis=0), packing.size)
         tokens = self.input_norm(tokens)
         tokens = dropout(tokens, self.dropout, seed, 0)
         for number, block in enumerate(self.blocks):
@@ -163,7 +163,7 @@ class UserEncoder(keras.layers.Layer):
             )
         if self.output_norm is not None:
             tokens = self.output_norm(tokens)
-        users, outputs = tokens[: packing.first], tokens[packing.first : packing.first + count]
+        users, outputs, _ = tf.split(tokens, [packing.first, count, packing.size - packing.real])
         if self.interest_heads is not None:
             users = self._by_heads(tokens, packing, visible, _of_layer(seed, 1 + len(self.blocks)))
         users = self.user_projection(users)
@@ -187,7 +187,9 @@ class UserEncoder(keras.layers.Layer):
     ) -> tf.Tensor:
         """The C vectors of each CLS token, `[B * moments * C, d]`."""
         found = []
-        for number, (rows, seen) in enumerate(zip(as_rows(packing, tokens), visible, strict=True)):
+        for number, ([rows], seen) in enumerate(
+            zip(as_rows(packing, tokens), visible, strict=True)
+        ):
             cls = tf.shape(rows)[2] - tf.shape(packing.groups[number].present)[1]
             of_cls = seen[:, :cls]
             found.append(self.interest_heads(rows[0], visible=of_cls, seed=seed, salt=number))
@@ -206,7 +208,8 @@ class UserEncoder(keras.layers.Layer):
         else:
             rows = zip(as_rows(packing, tokens), of_cls, strict=True)
             weights = [
-                self.interest_heads.attention_weights(x[0], visible=seen)[:, 0] for x, seen in rows
+                self.interest_heads.attention_weights(x[0], visible=seen)[:, 0]
+                for [x], seen in rows
             ]
         widths = [tf.shape(group.present)[1] for group in packing.groups]
         longest = tf.reduce_max(tf.stack(widths))

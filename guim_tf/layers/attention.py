@@ -46,8 +46,7 @@ class SelfAttention(keras.layers.Layer):
           seed: `[2]` int64 of dropout, None outside of training.
         """
         mixed = []
-        for number, rows in enumerate(self._rows(tokens, packing)):
-            query, key, value = tf.unstack(rows)
+        for number, (query, key, value) in enumerate(self._rows(tokens, packing)):
             weights = _weights(query, key, visible[number])
             weights = dropout(weights, self.dropout, seed, number)
             mixed.append(tf.linalg.matmul(weights, value))
@@ -67,15 +66,13 @@ class SelfAttention(keras.layers.Layer):
           Of each group `[heads, b, G, S]`, rows that sum to 1.
         """
         return [
-            _weights(rows[0][:, :, : tf.shape(seen)[1]], rows[1], seen)
-            for rows, seen in zip(self._rows(tokens, packing), visible, strict=True)
+            _weights(query[:, :, : tf.shape(seen)[1]], key, seen)
+            for (query, key, _), seen in zip(self._rows(tokens, packing), visible, strict=True)
         ]
 
-    def _rows(self, tokens: tf.Tensor, packing: Packing) -> list[tf.Tensor]:
-        """Query, key and value of each group, `[3, heads, b, S, size]`."""
-        cut = as_rows(packing, self.project(tokens), pieces=3 * self.heads)
-        size = self.dim // self.heads
-        return [tf.reshape(x, [3, self.heads, *tf.unstack(tf.shape(x)[1:3]), size]) for x in cut]
+    def _rows(self, tokens: tf.Tensor, packing: Packing) -> list[list[tf.Tensor]]:
+        """Query, key and value of each group, `[heads, b, S, size]` each."""
+        return as_rows(packing, self.project(tokens), parts=3, heads=self.heads)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

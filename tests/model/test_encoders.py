@@ -148,7 +148,7 @@ def encode(encoder, vectors, *, present, days, masked=None, action=None, groups=
 
 
 def two_tokens() -> dict:
-    """A user with a CLS token and an event."""
+    """A user with a CLS token and an event, and one token of padding."""
     packing = pack(tf.constant([1], tf.int32), cls_tokens=1, groups=1)
     return {"packing": packing, "visible": [tf.ones([1, 2, 2], tf.bool)]}
 
@@ -157,7 +157,7 @@ def test_attention_is_that_of_the_library():
     """Two users of 1 + 2 and 1 + 3 tokens, against Keras' layer on one user at a time."""
     dim, heads = 8, 2
     layer = SelfAttention(heads, dim=dim, dropout=0.0)
-    tokens = tf.random.stateless_normal([7, dim], [1, 2])
+    tokens = tf.random.stateless_normal([8, dim], [1, 2])  # one of padding
     packing = pack(tf.constant([2, 3], tf.int32), cls_tokens=1, groups=1)
     visible = tf.constant(np.random.default_rng(0).random([2, 4, 4]) < 0.7) | tf.eye(
         4, dtype=tf.bool
@@ -517,11 +517,11 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
         (LayerNorm(), lambda layer: layer(tf.constant([[1.0, 2.0]]))),
         (
             SelfAttention(2, dim=8, dropout=0.0),
-            lambda layer: layer(tf.ones([2, 8]), **two_tokens()),
+            lambda layer: layer(tf.ones([3, 8]), **two_tokens()),
         ),
         (
             TransformerBlock(8, heads=2, dropout=0.0),
-            lambda layer: layer(tf.ones([2, 8]), **two_tokens()),
+            lambda layer: layer(tf.ones([3, 8]), **two_tokens()),
         ),
         (
             InterestHeads(2, dim=4, dropout=0.0),

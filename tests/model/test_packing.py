@@ -1,5 +1,7 @@
 """Users of any length as one list of tokens, and as rows of groups."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,53 +46,73 @@ def test_a_place_of_an_event_is_its_place_among_all_events():
         np.testing.assert_array_equal(events + 10, tokens)
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_rows_come_back_as_the_list(groups, pieces):
+def test_rows_come_back_as_the_list(groups, heads):
     packed = packing(groups)
-    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
-    rows = as_rows(packed, tokens, pieces=pieces)
-    np.testing.assert_array_equal(as_list(packed, rows), tokens)
+    tokens = tf.random.stateless_normal([int(packed.size), 4], [1, 2])
+    rows = [row for [row] in as_rows(packed, tokens, heads=heads)]
+    np.testing.assert_array_equal(as_list(packed, rows)[:-1], tokens[:-1])
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_padding_behind_the_list_is_zero_and_gets_no_gradient(pieces):
-    lengths = tf.constant([40, 31], tf.int32)  # 75 tokens with CLS tokens, padded to 76
+@pytest.mark.parametrize("heads", [1, 2])
+def test_padding_behind_the_list_is_zero_and_gets_no_gradient(heads):
+    lengths = tf.constant([140, 131], tf.int32)
     packed = pack(lengths, cls_tokens=2, groups=2)
-    assert packed.slots.shape == [76]
-    tokens = tf.random.stateless_normal([76, 4], [1, 2])
+    assert (int(packed.real), int(packed.size)) == (275, 280)
+    tokens = tf.random.stateless_normal([280, 4], [1, 2])
     with tf.GradientTape() as tape:
         tape.watch(tokens)
-        back = as_list(packed, as_rows(packed, tokens, pieces=pieces))
+        back = as_list(packed, [row for [row] in as_rows(packed, tokens, heads=heads)])
         total = tf.reduce_sum(back**2)
-    np.testing.assert_array_equal(back[:75], tokens[:75])
-    assert not back[75].numpy().any()
+    np.testing.assert_array_equal(back[:275], tokens[:275])
+    assert not back[275:].numpy().any()
     gradient = tape.gradient(total, tokens)
-    np.testing.assert_allclose(gradient[:75], 2 * tokens[:75], rtol=1e-5)
-    assert not gradient[75].numpy().any()
+    np.testing.assert_allclose(gradient[:275], 2 * tokens[:275], rtol=1e-5)
+    assert not gradient[275:].numpy().any()
 
 
-def test_the_pieces_of_a_token_lead():
+def test_there_is_padding_to_point_at_whatever_the_number_of_tokens():
+    for length in range(60, 70):
+        packed = pack(tf.constant([length, 3], tf.int32), cls_tokens=1, groups=1)
+        assert int(packed.real) == length + 5
+        assert int(packed.size) > length + 5
+        tokens = packed.groups[0].tokens.numpy()
+        assert (tokens[0, 4:] == int(packed.size) - 1).all()
+
+
+def test_a_token_is_cut_into_parts_and_these_into_heads():
     packed = packing(2)
-    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 6], [1, 2])
-    for group, rows in zip(packed.groups, as_rows(packed, tokens, pieces=3), strict=True):
-        for piece in range(3):
-            numbers = tokens[:, 2 * piece : 2 * piece + 2]
-            np.testing.assert_array_equal(rows[piece], tf.gather(numbers, group.tokens))
+    tokens = tf.random.stateless_normal([int(packed.size), 12], [1, 2])
+    for group, rows in zip(packed.groups, as_rows(packed, tokens, parts=3, heads=2), strict=True):
+        for part, head in itertools.product(range(3), range(2)):
+            numbers = tokens[:, 4 * part + 2 * head :][:, :2]
+            np.testing.assert_array_equal(rows[part][head], tf.gather(numbers, group.tokens))
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+def test_parts_that_are_not_used_alike_have_gradients_of_their_own():
+    packed = packing(2)
+    tokens = tf.random.stateless_normal([int(packed.size), 6], [1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(tokens)
+        rows = as_rows(packed, tokens, parts=3)
+        total = tf.reduce_sum(as_list(packed, [2 * a + 5 * c for a, _, c in rows]))
+    gradient = tape.gradient(total, tokens).numpy()[: int(packed.real)]
+    assert (gradient == [2, 2, 0, 0, 5, 5]).all()
+
+
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_gradients_are_those_of_plain_gathering_and_padding_gets_none(groups, pieces):
+def test_gradients_are_those_of_plain_gathering_and_padding_gets_none(groups, heads):
     packed = packing(groups)
-    tokens = tf.random.stateless_normal([10 + sum(LENGTHS), 4], [1, 2])
+    tokens = tf.random.stateless_normal([int(packed.size), 4], [1, 2])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(tokens)
-        rows = as_rows(packed, tokens, pieces=pieces)
+        rows = [row for [row] in as_rows(packed, tokens, heads=heads)]
         back = as_list(packed, [x**2 for x in rows])
         total = tf.reduce_sum(back**3)
     # The sum of sixth powers: each token has its own part alone.
-    np.testing.assert_allclose(tape.gradient(total, tokens), 6 * tokens**5, rtol=1e-4)
+    np.testing.assert_allclose(tape.gradient(total, tokens)[:-1], 6 * tokens[:-1] ** 5, rtol=1e-4)
     for group, gradient in zip(packed.groups, tape.gradient(total, rows), strict=True):
         padded = np.pad(~group.present.numpy(), [[0, 0], [2, 0]])
         assert not gradient.numpy()[:, padded].any()
