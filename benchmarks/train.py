@@ -79,17 +79,17 @@ class Build:
 
     def run(self, steps: int) -> dict[str, float]:
         """Trains for so many steps: seconds in all and waiting for input, tokens, products."""
-        waited = tokens = flops = 0.0
+        waited, batches = 0.0, []
         start = time.perf_counter()
         for _ in range(steps):
             before = time.perf_counter()
-            batch = next(self._batches)
+            batches.append(next(self._batches))
             waited += time.perf_counter() - before
-            loss = self._step(batch)["loss"]
-            tokens += float(self._count(batch["history"]))
-            flops += self._flops(batch)
+            loss = self._step(batches[-1])["loss"]
         assert float(loss) > 0
         seconds = time.perf_counter() - start
+        tokens = sum(float(self._count(batch["history"])) for batch in batches)
+        flops = sum(map(self._flops, batches))
         return {"seconds": seconds, "input": waited, "tokens": tokens, "flops": flops}
 
     def parts(self, steps: int) -> dict[str, float]:
