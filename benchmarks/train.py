@@ -7,7 +7,7 @@ events of histories; `peak_fraction` is the products that the model needs (no pa
 item once) over those of large plain matrices in the same precision and process.
 
     python benchmarks/train.py [--dataset DIR] [--tables own|paper] [--mode tuned|paper]
-        [--set window.max_length=256] [--steps 24]
+        [--steps 24]
 
 Without a data set a synthetic shop is made. `--tables paper` gives the tables 200,000 ids, 10,000
 categories and 530,000 words, and spreads the data set's rows over them.
@@ -36,21 +36,19 @@ BUILDS = ("packed", "plain")
 class Build:
     """One build of the model with its batches, in this process."""
 
-    def __init__(
-        self, name: str, dataset: str, tables: str, mode: str, settings: list[str]
-    ) -> None:
+    def __init__(self, name: str, dataset: str, tables: str, mode: str) -> None:
         import tensorflow as tf
         from plain_model import PlainGUIM, plain_optimizer
 
         from guim_tf import schema as names
-        from guim_tf.config import MODES, configure
+        from guim_tf.config import MODES
         from guim_tf.data import load_dataset
         from guim_tf.keras_compat import keras
         from guim_tf.model import GUIM, TableRows
         from guim_tf.optimizers import build_optimizer
         from guim_tf.schema import Schema
 
-        config = configure(MODES[mode](), settings)
+        config = MODES[mode]()
         keras.utils.set_random_seed(0)
         own = TableRows.of(Schema.load(dataset))
         rows = table_rows(tables, own)
@@ -204,7 +202,7 @@ def _seconds(function: Callable[[Any], Any], batches: list[Any]) -> float:
     return seconds
 
 
-def serve(name: str, dataset: str, tables: str, mode: str, settings: list[str]) -> None:
+def serve(name: str, dataset: str, tables: str, mode: str) -> None:
     """Answers lines of `run N` and `report N` on standard input, a JSON line each."""
     from guim_tf import precision, threads
 
@@ -213,7 +211,7 @@ def serve(name: str, dataset: str, tables: str, mode: str, settings: list[str]) 
     else:  # as `guim train` does
         precision.prefer_bfloat16()
         threads.prefer_branches()
-    build = Build(name, dataset, tables, mode, settings)
+    build = Build(name, dataset, tables, mode)
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
         command, number = line.split()
@@ -230,14 +228,11 @@ def serve(name: str, dataset: str, tables: str, mode: str, settings: list[str]) 
 class Child:
     """A build in a process of its own."""
 
-    def __init__(
-        self, name: str, dataset: str, tables: str, mode: str, settings: list[str]
-    ) -> None:
+    def __init__(self, name: str, dataset: str, tables: str, mode: str) -> None:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, __file__, "--build", name, "--dataset", dataset),
                 *("--tables", tables, "--mode", mode),
-                *(part for setting in settings for part in ("--set", setting)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -265,13 +260,11 @@ class Child:
         self._process.wait()
 
 
-def compare(
-    dataset: str, tables: str, mode: str, settings: list[str], steps: int
-) -> dict[str, Any]:
+def compare(dataset: str, tables: str, mode: str, steps: int) -> dict[str, Any]:
     """Both builds in turns."""
     children = {}
     for name in BUILDS:
-        children[name] = Child(name, dataset, tables, mode, settings)
+        children[name] = Child(name, dataset, tables, mode)
         children[name].answer()
     for _ in range(ROUNDS):
         for child in children.values():
@@ -286,7 +279,6 @@ def compare(
         "benchmark": "train",
         "mode": mode,
         "tables": tables,
-        "settings": settings,
         "steps": ROUNDS * max(1, steps // ROUNDS),
         "tokens_per_s": round(speed),
         "plain_tokens_per_s": round(plain_speed),
@@ -324,22 +316,15 @@ def main() -> None:
         "--tables", default="own", help="own, paper, or rows of the item table (default: own)"
     )
     parser.add_argument("--mode", choices=("tuned", "paper"), default="tuned")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as of `guim train`"
-    )
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--build", choices=BUILDS, help=argparse.SUPPRESS)  # this is a child
     arguments = parser.parse_args()
     if arguments.build:
-        serve(arguments.build, arguments.dataset, arguments.tables, arguments.mode, arguments.set)
+        serve(arguments.build, arguments.dataset, arguments.tables, arguments.mode)
         return
     with tempfile.TemporaryDirectory() as folder:
         dataset = arguments.dataset or synthetic_dataset(pathlib.Path(folder))
-        print(
-            json.dumps(
-                compare(dataset, arguments.tables, arguments.mode, arguments.set, arguments.steps)
-            )
-        )
+        print(json.dumps(compare(dataset, arguments.tables, arguments.mode, arguments.steps)))
 
 
 if __name__ == "__main__":
