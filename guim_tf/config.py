@@ -77,7 +77,8 @@ class LossConfig:
     across_replicas: bool = True
 
     def __post_init__(self) -> None:
-        check(self.alpha > 0, self, "alpha", "a positive scale")
+        # Masses of negatives are relative to the largest score there can be (`shared_negatives`).
+        check(0 < self.alpha <= 50, self, "alpha", "a positive scale up to 50")
         check(0 < self.mask_probability < 1, self, "mask_probability", "a share in (0, 1)")
         check(0 <= self.id_dropout < 1, self, "id_dropout", "a share in [0, 1)")
         check(self.diversity >= 0, self, "diversity", "zero or more")
