@@ -66,7 +66,7 @@ def baselines(protocol: Protocol) -> tuple[list[Baseline], list[str]]:
             "EASE",
             "Item-item ridge regression with zero diagonal on the binary matrix of all users' "
             f"past, lambda {EASE_LAMBDA:g} (Steck 2019).",
-            lambda users: counts(histories.take(users), items) @ weights,
+            lambda users: _sum_rows(histories.take(users), weights),
         )
     )
     return found, []
@@ -94,11 +94,26 @@ def ease(lists: Ragged, items: int) -> np.ndarray:
     gram = np.zeros((items, items), np.float32)  # counts: exact in float32
     chunk = max(1, _CHUNK_SCORES // items)
     for start in range(0, len(lists), chunk):
-        x = counts(lists.take(np.arange(start, min(start + chunk, len(lists)))), items)
-        gram += x.T @ x
+        columns, x = _named(lists.take(np.arange(start, min(start + chunk, len(lists)))))
+        gram[np.ix_(columns, columns)] += x.T @ x
     diagonal = np.diag_indices(items)
     gram[diagonal] += EASE_LAMBDA
     inverse = np.linalg.solve(gram, np.eye(items, dtype=np.float32))
     weights = inverse / -inverse[diagonal]
     weights[diagonal] = 0
     return weights
+
+
+def _sum_rows(lists: Ragged, weights: np.ndarray) -> np.ndarray:
+    """The sum of the rows that each list names: `[len(lists), X]` of `weights` `[items, X]`."""
+    columns, x = _named(lists)
+    return x @ weights[columns]
+
+
+def _named(lists: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """The items that any list names `[n]`, and how often each list does, `[len(lists), n]`.
+
+    Short lists name few of a large catalogue, and products with the others are most of the time.
+    """
+    columns, places = np.unique(lists.values, return_inverse=True)
+    return columns, counts(Ragged(lists.offsets, places), len(columns))
