@@ -116,6 +116,9 @@ class WindowConfig:
     # Cut-offs a user and pass, learned from in one go: T, and moments of T's own history, where
     # their targets lie too. More than one need random cut-offs and a causal model.
     cutoffs: int = 1
+    # Share of the users of a pass whose purchases change places in time, so that what is learned
+    # from them is what they buy, not in which order.
+    shuffled: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets", "cutoffs"):
@@ -126,6 +129,7 @@ class WindowConfig:
             "recent_days",
             "a positive number beside random_cutoffs, or null",
         )
+        check(0 <= self.shuffled <= 1, self, "shuffled", "a share in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -196,6 +196,36 @@ def earlier_cutoffs(history: Events, config: WindowConfig, seed: tf.Tensor) -> d
     return {"as_of": as_of, "targets": inside & (nth <= config.max_targets)}
 
 
+def shuffle_events(
+    sequences: dict[str, tf.RaggedTensor], before: int, share: float, seed: tf.Tensor
+) -> dict[str, tf.RaggedTensor]:
+    """Sequences of which a share of the users have their events in another order.
+
+    Times stay where they are: the other features change places among them.
+
+    Args:
+      sequences: of `parse_records`.
+      before: seconds; events from then on, which are held out, stay where they are.
+      share: the probability of each user.
+      seed: `[2]` int, of `tf.random.stateless_uniform`.
+    """
+    times = sequences[names.TIMESTAMP]
+    row = times.value_rowids()
+    of_user, of_event = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    chosen = tf.random.stateless_uniform([times.nrows()], of_user) < share
+    count = tf.size(row, tf.int64)
+    place = tf.range(count)
+    moves = tf.gather(chosen, row) & (times.values < before)
+    drawn = tf.cast(tf.argsort(tf.random.stateless_uniform([count], of_event)), tf.int64)
+    # By user; of a user first what moves, in the drawn order, and then the rest as it stands.
+    key = tf.where(moves, 2 * row * count + drawn, (2 * row + 1) * count + place)
+    order = tf.argsort(key)
+    return {
+        name: x if name == names.TIMESTAMP else x.with_values(tf.gather(x.values, order))
+        for name, x in sequences.items()
+    }
+
+
 def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> tf.Tensor:
     """Whether one user has an event on each side of T (section 4.1): a record -> bool scalar."""
     feature = {names.TIMESTAMP: tf.io.RaggedFeature(tf.int64)}
@@ -239,6 +269,9 @@ def cut_batches(
 
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
         sequences = parse_records(serialized, schema)
+        if config.shuffled:
+            seed = tf.stack([number, 3])
+            sequences = shuffle_events(sequences, schema.as_of, config.shuffled, seed)
         if config.random_cutoffs:
             seed = tf.stack([number, 0])
             cutoff = draw_cutoffs(
@@ -315,7 +348,9 @@ def load_dataset(
     if split == names.TRAIN:
         batches = serialized_batches(folder, schema, window, batch_size=batch_size, seed=seed)
     else:
-        window = dataclasses.replace(window, random_cutoffs=False, recent_days=None, cutoffs=1)
+        window = dataclasses.replace(
+            window, random_cutoffs=False, recent_days=None, cutoffs=1, shuffled=0.0
+        )
         batches = load_records(folder, split, schema, window).batch(batch_size)
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return cut_batches(

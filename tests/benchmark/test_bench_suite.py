@@ -124,7 +124,7 @@ def test_the_ready_suites_load(path):
 
 
 def test_there_are_ready_suites():
-    names = {"shop_interests", "variants", "amazon_leave_one_out"}
+    names = {"shop_interests", "variants", "amazon_leave_one_out", "profiles"}
     assert names <= {path.stem for path in SUITES.glob("*.json")}
     assert load_suite(SUITES / "amazon_leave_one_out.json").exclude_seen
     shop = load_suite(SUITES / "shop_interests.json")

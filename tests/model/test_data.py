@@ -20,6 +20,7 @@ from guim_tf.data import (
     load_dataset,
     parse_records,
     shard_files,
+    shuffle_events,
     training_cutoff,
 )
 from guim_tf.schema import DatasetError, Schema, SchemaError
@@ -152,6 +153,50 @@ def test_earlier_cutoffs_are_moments_of_the_history_with_the_purchases_that_foll
     assert picked[0, 40] == [5]
     assert picked[1, 7] == [1]
     assert picked[0, 0] == picked[1, 0] == picked[2, 0] == []
+
+
+def by_user(sequences: dict[str, tf.RaggedTensor], name: str) -> list:
+    return sequences[name].to_list()
+
+
+def test_shuffled_events_change_places_before_the_held_out_part_and_times_stay(tiny_schema):
+    titles = [[n] * (1 + n % 3) for n in range(30)]
+    users = [record(list(range(30)), titles), record(list(range(0, 60, 2)), titles)]
+    sequences = parse_records(tf.constant(users), tiny_schema)
+    found = shuffle_events(sequences, 20 * DAY, 1.0, tf.constant([3, 4], tf.int64))
+    assert by_user(found, names.TIMESTAMP) == by_user(sequences, names.TIMESTAMP)
+    for items, kept in zip(by_user(found, names.ITEM_INDEX), (20, 10), strict=True):
+        assert sorted(items[:kept]) == list(range(2, 2 + kept)) != items[:kept]
+        assert items[kept:] == list(range(2 + kept, 32))  # held out: where they were
+    for name in (names.ITEM_KEY, names.TITLE_TOKENS):  # an event's features stay together
+        of_item = dict(zip(range(2, 32), by_user(sequences, name)[0], strict=True))
+        for items, values in zip(
+            by_user(found, names.ITEM_INDEX), by_user(found, name), strict=True
+        ):
+            assert values == [of_item[item] for item in items]
+
+
+def test_a_share_of_the_users_is_shuffled_anew_with_each_seed(tiny_schema):
+    sequences = parse_records(tf.constant([record(list(range(8)))] * 400), tiny_schema)
+    found = [
+        by_user(shuffle_events(sequences, 99 * DAY, 0.3, tf.constant(seed)), names.ITEM_INDEX)
+        for seed in ([0, 1], [0, 1], [0, 2])
+    ]
+    assert found[0] == found[1] != found[2]
+    for users in found:
+        moved = [items for items in users if items != sorted(items)]
+        assert 80 < len(moved) < 160
+        assert len({tuple(items) for items in moved}) > len(moved) / 2
+
+
+def test_training_batches_are_shuffled_where_that_is_asked_for_and_validation_is_not(shop_dataset):
+    def items(split, **settings):
+        window = WindowConfig(**settings)
+        [*batches] = load_dataset(shop_dataset, split, window=window, batch_size=2, seed=1)
+        return np.concatenate([x["history"][names.ITEM_KEY].numpy().ravel() for x in batches])
+
+    assert not np.array_equal(items("train"), items("train", shuffled=1.0))
+    np.testing.assert_array_equal(items("validation"), items("validation", shuffled=1.0))
 
 
 def test_batches_have_earlier_cutoffs_where_they_are_asked_for(shop_dataset):
