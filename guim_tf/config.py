@@ -29,6 +29,8 @@ class ModelConfig:
     heads: int = 2  # the paper gives none; 64 dimensions a head, as in BERT
     dropout: float = 0.1
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
+    # Of the layers' kernels: "bert", normal with .02, or "glorot", larger where dimensions are few.
+    initializer: str = "bert"
     norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
     # An event attends to itself and to earlier ones; CLS tokens attend to all.
     causal: bool = False
@@ -50,6 +52,7 @@ class ModelConfig:
         check(0 <= self.dropout < 1, self, "dropout", "a share in [0, 1)")
         check(self.time_rows >= 1, self, "time_rows", "at least one row")
         check(self.time_unit in TIME_UNITS, self, "time_unit", "day or hour")
+        check(self.initializer in ("bert", "glorot"), self, "initializer", "bert or glorot")
         check(self.item_activation in ("gelu", "linear"), self, "item_activation", "gelu or linear")
 
 
@@ -105,6 +108,9 @@ class WindowConfig:
     history_days: int = 365  # D1
     target_days: int = 31  # D2
     max_length: int = 128  # most recent events of the history that the encoder sees
+    # So many of them in training, which takes time for each; null: all. Events have ages, not
+    # places, so that longer histories than those are encoded as well.
+    training_length: int | None = None
     max_targets: int = 64  # first targets after T
     # Train on a new T for each user in each pass, at one of his purchases, not on one T for all.
     random_cutoffs: bool = False
@@ -123,6 +129,12 @@ class WindowConfig:
     def __post_init__(self) -> None:
         for name in ("history_days", "target_days", "max_length", "max_targets", "cutoffs"):
             check(getattr(self, name) >= 1, self, name, "a positive number")
+        check(
+            self.training_length is None or 1 <= self.training_length <= self.max_length,
+            self,
+            "training_length",
+            f"a positive number up to max_length = {self.max_length}, or null",
+        )
         check(
             self.recent_days is None or (self.recent_days >= 1 and self.random_cutoffs),
             self,

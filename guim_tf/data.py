@@ -120,9 +120,8 @@ def cut_at(
       cutoff: `[B]` int64 seconds, T of each user.
     """
     end = tf.minimum(cutoff + config.target_days * names.DAY, schema.as_of)
-    history = window(
-        sequences, cutoff - config.history_days * names.DAY, cutoff, last=config.max_length
-    )
+    start = cutoff - config.history_days * names.DAY
+    history = window(sequences, start, cutoff, last=config.training_length or config.max_length)
     targets = window(sequences, cutoff, end, first=config.max_targets)
     return {"as_of": cutoff, "history": history, "targets": targets}
 

@@ -50,9 +50,7 @@ class ItemEncoder(keras.layers.Layer):
         self.item_table = Table(item_rows, item_id_dim, name="item_table")
         self.category_table = Table(category_rows, category_dim, name="category_table")
         self.word_table = Table(word_rows, word_dim, name="word_table")
-        self.projection = Linear(
-            dim, initializer="glorot_uniform", use_bias=False, name="projection"
-        )
+        self.projection = Linear(dim, initializer="glorot", use_bias=False, name="projection")
         self.activation = {"gelu": gelu, "linear": tf.identity}[activation]
 
     def call(self, items: dict[str, tf.Tensor]) -> tf.Tensor:

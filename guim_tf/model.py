@@ -98,6 +98,7 @@ class GUIM(tfrs.Model):
             dropout=model.dropout,
             time_rows=model.time_rows,
             time_unit=names.TIME_UNITS[model.time_unit],
+            initializer=model.initializer,
             norm_first=model.norm_first,
             mixture=model.mixture,
             action_rows=rows.actions if model.actions else None,

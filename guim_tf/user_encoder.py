@@ -24,6 +24,7 @@ class UserEncoder(keras.layers.Layer):
       heads: attention heads of each layer.
       dropout: rate in the layers and on their input.
       time_rows: ages with a vector of their own.
+      initializer: of the layers' kernels, as of `Linear`.
       norm_first: pre-norm layers, and a norm after the last one.
       mixture: "tokens": C CLS tokens give the C vectors. "heads": there is one, and C heads of
         another attention layer on top give them (GUIM-MH, section 4.3.2).
@@ -41,6 +42,7 @@ class UserEncoder(keras.layers.Layer):
         heads: int,
         dropout: float,
         time_rows: int,
+        initializer: str = "bert",
         norm_first: bool = False,
         mixture: str = "tokens",
         action_rows: int | None = None,
@@ -56,6 +58,7 @@ class UserEncoder(keras.layers.Layer):
             "heads": heads,
             "dropout": dropout,
             "time_rows": time_rows,
+            "initializer": initializer,
             "norm_first": norm_first,
             "mixture": mixture,
             "action_rows": action_rows,
@@ -72,7 +75,12 @@ class UserEncoder(keras.layers.Layer):
         self.dropout = dropout
         self.blocks = [
             TransformerBlock(
-                dim, heads=heads, dropout=dropout, norm_first=norm_first, name=f"block_{i}"
+                dim,
+                heads=heads,
+                dropout=dropout,
+                initializer=initializer,
+                norm_first=norm_first,
+                name=f"block_{i}",
             )
             for i in range(layers)
         ]
@@ -82,8 +90,8 @@ class UserEncoder(keras.layers.Layer):
             if mixture == "heads"
             else None
         )
-        self.user_projection = Linear(dim, initializer="glorot_uniform", name="f_u")
-        self.item_projection = Linear(dim, initializer="glorot_uniform", name="f_o")
+        self.user_projection = Linear(dim, initializer="glorot", name="f_u")
+        self.item_projection = Linear(dim, initializer="glorot", name="f_o")
 
     def build(self, input_shape: Any) -> None:
         self.cls_table = self.add_weight(

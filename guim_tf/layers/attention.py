@@ -19,15 +19,19 @@ class SelfAttention(keras.layers.Layer):
       heads: of `dim / heads` numbers each.
       dim: size of a token.
       dropout: rate on the attention weights.
+      initializer: of the kernels, as of `Linear`.
     """
 
-    def __init__(self, heads: int, *, dim: int, dropout: float, **kwargs: Any) -> None:
+    def __init__(
+        self, heads: int, *, dim: int, dropout: float, initializer: str = "bert", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.dim = dim
         self.dropout = dropout
-        self.project = Linear(3 * dim, name="project")
-        self.mix = Linear(dim, name="mix")
+        self.initializer = initializer
+        self.project = Linear(3 * dim, initializer=initializer, name="project")
+        self.mix = Linear(dim, initializer=initializer, name="mix")
 
     def call(
         self,
@@ -79,6 +83,7 @@ class SelfAttention(keras.layers.Layer):
             "heads": self.heads,
             "dim": self.dim,
             "dropout": self.dropout,
+            "initializer": self.initializer,
         }
 
 

@@ -1,10 +1,16 @@
 """A dense layer on a list of tokens."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
 
 from guim_tf.keras_compat import keras, register
+
+_INITIALIZERS = {
+    "bert": functools.partial(keras.initializers.TruncatedNormal, stddev=0.02),
+    "glorot": keras.initializers.GlorotUniform,
+}
 
 
 @register
@@ -17,7 +23,7 @@ class Linear(keras.layers.Layer):
 
     Args:
       units: numbers that come out of each token.
-      initializer: of the kernel; BERT's where there is none.
+      initializer: of the kernel: "bert", normal with .02, or "glorot", as large as keeps lengths.
       use_bias: whether there is a b.
     """
 
@@ -25,20 +31,20 @@ class Linear(keras.layers.Layer):
         self,
         units: int,
         *,
-        initializer: str | keras.initializers.Initializer | None = None,
+        initializer: str = "bert",
         use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units = units
         self.use_bias = use_bias
-        self.initializer = keras.initializers.get(
-            initializer
-        ) or keras.initializers.TruncatedNormal(stddev=0.02)
+        self.initializer = initializer
 
     def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(
-            name="kernel", shape=[input_shape[-1], self.units], initializer=self.initializer
+            name="kernel",
+            shape=[input_shape[-1], self.units],
+            initializer=_INITIALIZERS[self.initializer](),
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=[self.units], initializer="zeros")
@@ -60,7 +66,7 @@ class Linear(keras.layers.Layer):
         return super().get_config() | {
             "units": self.units,
             "use_bias": self.use_bias,
-            "initializer": keras.initializers.serialize(self.initializer),
+            "initializer": self.initializer,
         }
 
 

@@ -22,21 +22,32 @@ class TransformerBlock(keras.layers.Layer):
       dim: size of a token.
       heads: attention heads of `dim / heads` each.
       dropout: rate on attention weights and on both outputs.
+      initializer: of the kernels, as of `Linear`.
       norm_first: normalise the input of each half (pre-norm), not its output as in BERT.
     """
 
     def __init__(
-        self, dim: int, *, heads: int, dropout: float, norm_first: bool = False, **kwargs: Any
+        self,
+        dim: int,
+        *,
+        heads: int,
+        dropout: float,
+        initializer: str = "bert",
+        norm_first: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dim = dim
         self.heads = heads
         self.dropout = dropout
+        self.initializer = initializer
         self.norm_first = norm_first
-        self.attention = SelfAttention(heads, dim=dim, dropout=dropout, name="attention")
+        self.attention = SelfAttention(
+            heads, dim=dim, dropout=dropout, initializer=initializer, name="attention"
+        )
         self.attention_norm = LayerNorm(name="attention_norm")
-        self.expand = Linear(4 * dim, name="expand")
-        self.contract = Linear(dim, name="contract")
+        self.expand = Linear(4 * dim, initializer=initializer, name="expand")
+        self.contract = Linear(dim, initializer=initializer, name="contract")
         self.output_norm = LayerNorm(name="output_norm")
 
     def call(
@@ -77,5 +88,6 @@ class TransformerBlock(keras.layers.Layer):
             "dim": self.dim,
             "heads": self.heads,
             "dropout": self.dropout,
+            "initializer": self.initializer,
             "norm_first": self.norm_first,
         }

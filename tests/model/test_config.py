@@ -90,6 +90,11 @@ def test_a_mapping_is_read_with_short_and_long_columns():
         (Config, '{"retrieval": {"rescore_sharpness": -1}}', "expected zero or more, or null"),
         (Config, '{"loss": {"alpha": -1}}', "alpha is -1.0, expected a positive scale"),
         (Config, '{"loss": {"alpha": 60}}', "alpha is 60.0, expected a positive scale up to 50"),
+        (
+            Config,
+            '{"window": {"max_length": 8, "training_length": 9}}',
+            "training_length is 9, expected a positive number up to max_length = 8, or null",
+        ),
         (Config, '{"window": {"shuffled": 2}}', "shuffled is 2.0, expected a share in"),
         (Config, '{"loss": {"logq": 1}}', "logq: expected bool, got 1"),
         (Config, '{"training": {"batch_size": 1}}', "at least 2"),

@@ -68,6 +68,15 @@ def test_the_last_of_a_long_history_and_the_first_targets_are_kept(tiny_schema):
     assert batch["targets"][names.ITEM_INDEX].numpy().tolist() == [[6]]
 
 
+def test_training_may_see_less_of_a_history_than_the_encoder(tiny_schema):
+    config = WindowConfig(max_length=3, training_length=2)
+    serialized, moment = tf.constant([record([1, 2, 3, 4, 5])]), tf.constant([5 * DAY], tf.int64)
+    trained = cut_at(parse_records(serialized, tiny_schema), moment, tiny_schema, config)
+    encoded = history_at(serialized, moment, tiny_schema, config)
+    assert trained["history"][names.ITEM_INDEX].numpy().tolist() == [[4, 5]]
+    assert encoded[names.ITEM_INDEX].numpy().tolist() == [[3, 4, 5]]
+
+
 def test_users_are_padded_with_row_0_to_the_longest(tiny_schema):
     serialized = tf.constant([record([1, 2], [[5, 6, 7], [8]]), record([3], [[9]])])
     history = history_at(

@@ -505,6 +505,29 @@ def test_guim_mh_adds_three_square_matrices_a_head_to_the_sizes_of_one_interest(
     assert counted(heads.user_encoder) == counted(one.user_encoder) + 4 * 3 * 128 * 128
 
 
+@pytest.mark.parametrize("name", ["bert", "glorot"])
+def test_the_kernels_of_the_layers_begin_as_configured(name):
+    keras.utils.set_random_seed(0)
+    config = ModelConfig(interests=2, embedding_dim=64, layers=2, initializer=name)
+    model = GUIM(TableRows(items=4, categories=4, words=4), model=config)
+    kernels = [
+        (layer.kernel.shape, np.std(layer.kernel))
+        for block in model.user_encoder.blocks
+        for layer in (
+            block.attention.project,
+            block.attention.mix,
+            block.expand,
+            block.contract,
+        )
+    ]
+    assert len(kernels) == 8
+    for (size, units), deviation in kernels:
+        glorot = np.sqrt(2 / (size + units))  # Glorot and Bengio, 2010
+        # Keras cuts a normal at two deviations, which leaves .88 of one.
+        expected = {"bert": 0.88 * 0.02, "glorot": glorot}[name]
+        assert deviation == pytest.approx(expected, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("layer", "call"),
     [

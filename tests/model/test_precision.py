@@ -46,7 +46,7 @@ from guim_tf.losses import Candidates, InfoNCE
 from guim_tf.layers import Linear
 
 rng = np.random.default_rng(0)
-layer = Linear(64, initializer="glorot_uniform")
+layer = Linear(64, initializer="glorot")
 x = tf.constant(rng.normal(size=[96, 32]), tf.float32)
 layer(x)
 layer.kernel.assign(rng.normal(size=[32, 64]) / 6)
