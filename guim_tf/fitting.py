@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
+from guim_tf.checkpoints import RunState
 from guim_tf.cluster import Cluster
 from guim_tf.config import Config
 from guim_tf.data import cut_batches, load_dataset, load_records, serialized_batches
@@ -16,7 +17,6 @@ from guim_tf.divergence import FiniteLoss, FiniteWeights
 from guim_tf.interrupt import Interruptible
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
-from guim_tf.runs import RunState
 from guim_tf.sampling import Candidates, measure_candidates
 from guim_tf.schema import Schema
 from guim_tf.validation import Validation, ValidationRecall

@@ -8,6 +8,7 @@ import sys
 import zlib
 from typing import Any
 
+from guim_tf.checkpoints import RunState, SteppedRunState
 from guim_tf.cluster import Cluster, ClusterError, serves
 from guim_tf.config import (
     CHOSEN_WEIGHTS,
@@ -25,8 +26,6 @@ from guim_tf.optimizers import build_optimizer
 from guim_tf.runs import (
     CONFIG_FILE,
     RESULT_FILE,
-    RunState,
-    SteppedRunState,
     build_model,
     load_config,
     load_run,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from guim_tf import runs
+from guim_tf import checkpoints, fitting
 from guim_tf.config import Config, configure
 from guim_tf.runs import RunError, load_run, read_history
 from guim_tf.schema import DatasetError
@@ -45,7 +45,7 @@ def same_history(run, other) -> None:
 @pytest.fixture
 def kill_at(monkeypatch):
     """Kills training after so many steps, once a number of the list."""
-    original = runs.SteppedRunState.on_train_batch_end
+    original = checkpoints.SteppedRunState.on_train_batch_end
     steps: list[int] = []
 
     def killing(self, batch, logs=None):
@@ -54,7 +54,7 @@ def kill_at(monkeypatch):
             steps.pop(0)
             raise _Killed
 
-    monkeypatch.setattr(runs.SteppedRunState, "on_train_batch_end", killing)
+    monkeypatch.setattr(checkpoints.SteppedRunState, "on_train_batch_end", killing)
     return steps
 
 
@@ -126,7 +126,7 @@ def test_the_command_is_stopped_and_the_same_command_resumes(shop_dataset, small
 
 
 def after_an_epoch(monkeypatch, action) -> None:
-    validation = runs.ValidationRecall
+    validation = fitting.ValidationRecall
 
     class Both(validation):
         def on_epoch_end(self, epoch, logs=None):
@@ -134,7 +134,7 @@ def after_an_epoch(monkeypatch, action) -> None:
             if epoch == 1:
                 action()
 
-    monkeypatch.setattr("guim_tf.fitting.ValidationRecall", Both)
+    monkeypatch.setattr(fitting, "ValidationRecall", Both)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_training_resumes(
@@ -196,9 +196,11 @@ def test_a_shard_that_vanishes_during_training_is_named(
     with pytest.raises(_Killed):
         train(**options, save_minutes=0.0)
     shard = pathlib.Path(shard_files(dataset, "train")[0])
-    resume = runs.SteppedRunState.resume
+    resume = checkpoints.SteppedRunState.resume
     with monkeypatch.context() as patch:
-        patch.setattr(runs.SteppedRunState, "resume", lambda self: (shard.unlink(), resume(self)))
+        patch.setattr(
+            checkpoints.SteppedRunState, "resume", lambda self: (shard.unlink(), resume(self))
+        )
         with pytest.raises(DatasetError, match=rf"{shard.name} is missing.*Copy it again"):
             train(**options)
     shutil.copy(shop_dataset / "train" / shard.name, shard)

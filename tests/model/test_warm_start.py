@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from beam_pipelines.build_dataset import build_dataset
-from guim_tf import runs
+from guim_tf import checkpoints, runs
 from guim_tf import schema as names
 from guim_tf.config import Config, configure
 from guim_tf.data import load_dataset
@@ -156,7 +156,7 @@ def test_an_update_that_is_killed_ends_as_one_that_is_not(
         )
 
     run("straight")
-    original = runs.SteppedRunState.on_train_batch_end
+    original = checkpoints.SteppedRunState.on_train_batch_end
 
     def killing(self, batch, logs=None):
         original(self, batch, logs)
@@ -164,7 +164,7 @@ def test_an_update_that_is_killed_ends_as_one_that_is_not(
             raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.SteppedRunState, "on_train_batch_end", killing)
+        patch.setattr(checkpoints.SteppedRunState, "on_train_batch_end", killing)
         with pytest.raises(_Killed):
             run("killed")
     run("killed")
