@@ -58,7 +58,7 @@ def plot_against_interests(
                 capsize=3,
                 label=family,
             )
-        finish_axes(ax, title=title, x="C, vectors of a user (or their size in one)", grid="y")
+        finish_axes(ax, title=title, x="vectors, C", grid="y")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
