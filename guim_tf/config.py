@@ -30,6 +30,7 @@ class ModelConfig:
     dropout: float = 0.1
     item_activation: str = "gelu"  # "gelu" as in section 3.2, or "linear"
     # Of the layers' kernels: "bert", normal with .02, or "glorot", larger where dimensions are few.
+    # The heads of GUIM-MH on top begin as "bert".
     initializer: str = "bert"
     norm_first: bool = False  # layers normalise their input (pre-norm), not their output as in BERT
     # An event attends to itself and to earlier ones; CLS tokens attend to all.
