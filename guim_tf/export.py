@@ -1,10 +1,11 @@
-"""`guim export`: the best weights of a run as SavedModels `user_encoder` and `item_encoder`."""
+"""`guim export`: the best weights of runs as SavedModels `user_encoder` and `item_encoder`."""
 
 import argparse
 import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +16,9 @@ from guim_tf.artifacts import Signatures, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
 from guim_tf.data import Events, history_at, window
+from guim_tf.ensemble import Ensemble, load_ensemble
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
-from guim_tf.runs import load_run
 from guim_tf.schema import Schema
 from guim_tf.strict_json import ConfigError
 
@@ -85,9 +86,10 @@ class Turn(tf.Module):
 class ItemEncoderModule(tf.Module):
     """What `item_encoder` serves: `[B]` ids, categories and titles -> `[B, d]` unit vectors."""
 
-    def __init__(self, model: GUIM, lookups: Lookups, turn: Turn) -> None:
+    def __init__(self, model: GUIM | Ensemble, lookups: Lookups, turn: Turn) -> None:
         super().__init__()
-        self.encoder = model.item_encoder
+        self.encoder = model.item_encoder  # what is saved: the layers, not the Keras model
+        self._encode = model.encode_items
         self.lookups = lookups
         self.turn = turn
 
@@ -101,14 +103,14 @@ class ItemEncoderModule(tf.Module):
     def encode_items(
         self, item_id: tf.Tensor, category_id: tf.Tensor, title: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        vectors = self.encoder(
+        vectors = self._encode(
             {
                 names.ITEM_INDEX: self.lookups.items(item_id),
                 names.CATEGORY_INDEX: self.lookups.categories(category_id),
                 names.TITLE_TOKENS: self.lookups.words(title).to_tensor(),
             }
         )
-        return {"item_embedding": self.turn(tf.math.l2_normalize(vectors, axis=-1))}
+        return {"item_embedding": self.turn(vectors)}
 
     def signatures(self) -> Signatures:
         encode_items = self.encode_items.get_concrete_function()
@@ -123,11 +125,16 @@ class UserEncoderModule(tf.Module):
     """What `user_encoder` serves: histories at a moment -> `[B, C, d]`, and what they attend to."""
 
     def __init__(
-        self, model: GUIM, lookups: Lookups, schema: Schema, config: Config, turn: Turn
+        self,
+        model: GUIM | Ensemble,
+        lookups: Lookups,
+        schema: Schema,
+        config: Config,
+        turn: Turn,
     ) -> None:
         super().__init__()
         self.turn = turn
-        self.item_encoder = model.item_encoder  # what is saved: the layers, not the Keras model
+        self.item_encoder = model.item_encoder  # what is saved, as above
         self.user_encoder = model.user_encoder
         self.lookups = lookups
         if config.model.actions:
@@ -263,7 +270,7 @@ def warmup_history(schema: Schema, config: ModelConfig) -> dict[str, tf.Tensor]:
 
 def export(
     *,
-    run: str | pathlib.Path,
+    run: str | pathlib.Path | Sequence[str | pathlib.Path],
     models: str | pathlib.Path,
     align_to: str | pathlib.Path | None = None,
     dataset: str | pathlib.Path | None = None,
@@ -271,24 +278,26 @@ def export(
     """Writes the next version of both encoders from the best weights of a run.
 
     Args:
-      run: what `guim train` wrote.
+      run: what `guim train` wrote; several that differ in their seed alone give one model, whose
+        vectors are theirs side by side (`ensemble`).
       models: folder of all models.
       align_to: a folder of models; the vectors are turned to the space of the highest version
         there, which changes no score (`alignment`). It may be `models`.
-      dataset: what the run was trained on; needed for that.
+      dataset: what the run was trained on; needed for that, and for several runs with C > 1.
 
     Raises:
-      ConfigError, SchemaError: the folder is no run, or no epoch of it has ended; the data set is
-        not that of the run.
+      ConfigError, SchemaError: a folder is no run, or no epoch of it has ended; runs differ in more
+        than their seed; the data set is not that of the run.
       ArtifactError, ModelError: the models to align to can't be read.
     """
-    model, config, schema = load_run(run)
-    lookups = Lookups(run, schema)
+    runs = [run] if isinstance(run, str | pathlib.Path) else list(run)
+    model, config, schema = load_ensemble(runs, dataset)
+    lookups = Lookups(runs[0], schema)
     alignment = None
     if align_to is not None:
         if dataset is None:
             raise ConfigError("--align-to needs --dataset: items to align by are read from there.")
-        Schema.load(dataset).require_match(schema, mine=f"{dataset}", theirs=f"the run {run}")
+        Schema.load(dataset).require_match(schema, mine=f"{dataset}", theirs=f"the run {runs[0]}")
         catalogue = Catalogue(dataset)
         vectors = [model.encode_items(batch).numpy() for batch in catalogue.batches()]
         alignment = align(np.concatenate(vectors), catalogue, align_to)
@@ -325,10 +334,18 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n"
         "  guim export --run work/run --models saved_models\n"
         "  guim export --run work/run-2 --models saved_models --align-to saved_models \\\n"
-        "      --dataset work/today\n",
+        "      --dataset work/today\n"
+        "  guim export --run work/seed-0 work/seed-1 work/seed-2 --models saved_models \\\n"
+        "      --dataset work/dataset\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", required=True, help="folder that `guim train` wrote")
+    parser.add_argument(
+        "--run",
+        required=True,
+        nargs="+",
+        help="folder that `guim train` wrote; of several that differ in their seed alone, the "
+        "vectors stand side by side",
+    )
     parser.add_argument("--models", default="saved_models", help="folder of all models")
     parser.add_argument(
         "--align-to",
@@ -336,7 +353,10 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of models: turn the vectors to the space of its highest version, so that what "
         "was made for those goes on with these; scores do not change",
     )
-    parser.add_argument("--dataset", help="data set of the run, for --align-to")
+    parser.add_argument(
+        "--dataset",
+        help="data set of the run: for --align-to, and for several runs with C > 1",
+    )
     arguments = parser.parse_args(argv)
     try:
         result = export(

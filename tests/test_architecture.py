@@ -73,7 +73,7 @@ LAYERS = (
     ("evaluation",),
     ("validation", "inspection"),
     ("runs",),
-    ("warm_start", "checkpoints"),
+    ("warm_start", "checkpoints", "ensemble"),
     ("fitting",),
     ("training",),
     ("export",),

@@ -28,16 +28,11 @@ FILES_FILE = "vectors.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A configuration and a seed, with the folders of what comes of them."""
+class Training:
+    """One training that a model is made of, and its folder."""
 
-    name: str
-    seed: int
     config: Config
     run: pathlib.Path
-    models: pathlib.Path
-    report: pathlib.Path
-    exclude_seen: bool = False
 
     @property
     def changed(self) -> bool:
@@ -51,8 +46,24 @@ class Cell:
             return True
 
     @property
-    def trained(self) -> bool:
+    def finished(self) -> bool:
         return (self.run / RESULT_FILE).is_file() and not self.changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A configuration and a seed, with the folders of what comes of them."""
+
+    name: str
+    seed: int
+    members: tuple[Training, ...]
+    models: pathlib.Path
+    report: pathlib.Path
+    exclude_seen: bool = False
+
+    @property
+    def trained(self) -> bool:
+        return all(member.finished for member in self.members)
 
     @property
     def exported(self) -> bool:
@@ -64,8 +75,11 @@ class Cell:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What its training has left: epochs, minutes and more."""
-        return read_json(self.run / RESULT_FILE)
+        """What its trainings have left: epochs of the first, minutes and parameters of all."""
+        results = [read_json(member.run / RESULT_FILE) for member in self.members]
+        return results[0] | {
+            name: sum(result[name] for result in results) for name in ("minutes", "parameters")
+        }
 
     def finish(
         self, *, dataset: str | pathlib.Path, say: Callable[[str], None], progress: bool
@@ -80,32 +94,34 @@ class Cell:
         Raises:
           ValueError: a step has failed; the steps before it are kept.
         """
-        if self.changed:
-            say("its configuration has changed: starting anew")
-            for folder in (self.report, self.models, self.run):
-                shutil.rmtree(folder, ignore_errors=True)
         if not self.trained:
-            say("training")
-            for folder in (self.report, self.models):  # of a run that was thrown away by hand
+            for folder in (self.report, self.models):  # of other trainings
                 shutil.rmtree(folder, ignore_errors=True)
-            self.run.parent.mkdir(parents=True, exist_ok=True)
-            train(dataset=dataset, run=self.run, config=self.config, progress=progress)
+        for i, member in enumerate(self.members):
+            if member.changed:
+                say("its configuration has changed: starting anew")
+                shutil.rmtree(member.run, ignore_errors=True)
+            if not member.finished:
+                say("training" if len(self.members) == 1 else f"training {i + 1}")
+                member.run.parent.mkdir(parents=True, exist_ok=True)
+                train(dataset=dataset, run=member.run, config=member.config, progress=progress)
+                _let_go()
         if not self.exported:
             say("exporting")
             shutil.rmtree(self.models, ignore_errors=True)  # one encoder without the other
-            export(run=self.run, models=self.models)
+            runs = [member.run for member in self.members]
+            export(run=runs, models=self.models, dataset=dataset)
         if not self.evaluated:
             say("evaluating")
             evaluate(
                 dataset=dataset,
                 models=self.models,
                 output=self.report,
-                run=self.run,
+                run=self.members[0].run,
                 baselines=False,
                 exclude_seen=self.exclude_seen,
             )
-        keras.backend.clear_session()
-        gc.collect()
+        _let_go()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +206,21 @@ def cells(
 
 
 def _cell(suite: Suite, entry: Entry, seed: int, output: pathlib.Path) -> Cell:
+    folder = str(seed) if entry.members == 1 else f"{seed}x{entry.members}"
     run, models, report = (
-        output / room / entry.name / str(seed) for room in ("runs", "models", "reports")
+        output / room / entry.name / folder for room in ("runs", "models", "reports")
     )
-    config = suite.config(entry, seed)
-    return Cell(entry.name, seed, config, run, models, report, suite.exclude_seen)
+    members = tuple(
+        Training(suite.config(entry, of), run if entry.members == 1 else run / str(of))
+        for of in entry.seeds(seed)
+    )
+    return Cell(entry.name, seed, members, models, report, suite.exclude_seen)
+
+
+def _let_go() -> None:
+    """Frees the models of a step: Keras keeps what it has made."""
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def measured(report: pathlib.Path, *, exclude_seen: bool) -> bool:

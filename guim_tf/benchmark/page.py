@@ -106,10 +106,11 @@ def _map(document: dict[str, Any], dataset: str | pathlib.Path, output: pathlib.
     mapped = max(
         trained, key=lambda x: (x["interests"], x["tasks"][tasks[0]][metric]["mean"] or 0.0)
     )
-    seed = mapped["runs"][0]["seed"]
-    item_map = encode_map(dataset, output / "models" / mapped["name"] / str(seed))
+    run = mapped["runs"][0]
+    folder = pathlib.Path(run["page"]).parent.name  # of reports/NAME/FOLDER/report.html
+    item_map = encode_map(dataset, output / "models" / mapped["name"] / folder)
     return {
         "item_map": item_map,
         "map_plot": plots.plot_map(item_map),
-        "map_title": f"{mapped['name']}, seed {seed}",
+        "map_title": f"{mapped['name']}, seed {run['seed']}",
     }

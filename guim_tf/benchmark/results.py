@@ -104,10 +104,11 @@ def _making(suite: Suite, row: Entry | VectorsEntry) -> dict[str, Any]:
             f"{name}={getattr(row, name)}" for name in ("user_vectors", "item_vectors", "score")
         ]
         return {"family": None, "mode": None, "settings": settings, "config": None}
+    members = [f"members={row.members}"] if row.members > 1 else []
     return {
         "family": row.family,
         "mode": row.mode or suite.mode,
-        "settings": list(row.settings),
+        "settings": [*row.settings, *members],
         "config": dataclasses.asdict(suite.config(row, suite.seeds[0])),
     }
 

@@ -26,15 +26,24 @@ class Entry:
       settings: `section.field=value`, applied after the suite's own.
       family: configurations that differ in C alone; they make one line of the plots against C.
       mode: the named configuration that settings change; null is the suite's.
+      members: how often it is trained for one model, whose vectors are those of all side by side
+        (`guim_tf.ensemble`). With n members seed s stands for the seeds from n s on.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     family: str | None = None
     mode: str | None = None
+    members: int = 1
 
     def __post_init__(self) -> None:
         _check_name(self)
+        if self.members < 1:
+            raise ConfigError(f"Entry.members is {self.members}, expected a positive number.")
+
+    def seeds(self, seed: int) -> range:
+        """The seeds of its members."""
+        return range(self.members * seed, self.members * (seed + 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +120,13 @@ class Suite:
         self._check(min(self.seeds) >= 0, "seeds", "numbers from 0")
         self._check(self.reference in names, "reference", f"one of {names}")
         self._check(self.mode in MODES, "mode", f"one of {sorted(MODES)}")
-        made: dict[Config, str] = {}
+        made: dict[tuple[Config, int], str] = {}
         places: dict[tuple[str, int], str] = {}
         for entry in self.configurations:
             config = self.config(entry, self.seeds[0])
             place = (entry.family or f"\0{entry.name}", self.size(entry))
             for other in (
-                made.setdefault(config, entry.name),
+                made.setdefault((config, entry.members), entry.name),
                 places.setdefault(place, entry.name),
             ):
                 if other != entry.name:
@@ -140,7 +149,8 @@ class Suite:
         """Numbers of a user over the smallest d of the suite: C, and for GUI-EDI what equals it."""
         models = [self.config(other, self.seeds[0]).model for other in self.configurations]
         model = self.config(entry, self.seeds[0]).model
-        return model.interests * model.embedding_dim // min(x.embedding_dim for x in models)
+        numbers = entry.members * model.interests * model.embedding_dim
+        return numbers // min(x.embedding_dim for x in models)
 
     def config(self, entry: Entry, seed: int) -> Config:
         """The whole configuration of one run.

@@ -90,6 +90,32 @@ def test_again_nothing_is_repeated(outcome):
     assert written() == before
 
 
+def test_members_make_one_model(outcome, tmp_path):
+    dataset, trained, arguments, _ = outcome
+    suite = json.loads(arguments["suite"].read_text())
+    both = {"name": "both", "members": 2}
+    suite |= {"seeds": [0], "configurations": [both], "reference": "both"}
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    output = tmp_path / "out"
+    shutil.copytree(trained / "runs/C3", output / "runs/both/0x2")
+    shutil.copytree(trained / "baselines", output / "baselines")
+    shutil.copy(dataset / "schema.json", output)
+    result = benchmark(
+        suite=tmp_path / "suite.json", dataset=dataset, output=output, progress=False
+    )
+    assert result.failed == {}
+    [configuration] = result.document["configurations"]
+    [run] = configuration["runs"]
+    results = [json.loads((trained / f"runs/C3/{seed}/result.json").read_text()) for seed in (0, 1)]
+    assert run["minutes"] == pytest.approx(sum(x["minutes"] for x in results))
+    assert run["parameters"] == 2 * results[0]["parameters"]
+    assert "members=2" in configuration["settings"]
+    report = json.loads((output / "reports/both/0x2/report.json").read_text())
+    [model] = report["methods"]
+    assert model["tasks"]["CMP-L"]["recall@100"]["mean"] > 0.5
+    assert json.loads((output / "results.json").read_text()) == result.document
+
+
 def test_the_map_is_of_the_data_set(outcome):
     dataset, output, _, result = outcome
     protocol = load_protocol(dataset)

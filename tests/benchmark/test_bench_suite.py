@@ -82,6 +82,7 @@ def test_files_of_vectors_are_beside_the_suite_and_of_each_seed(suite_file, tmp_
         ({"configurations": [{"name": "../C1"}]}, "'../C1', expected letters"),
         ({"configurations": [{"name": ""}]}, "'', expected letters"),
         ({"configurations": [{"name": "C1", "mode": "papre"}]}, "'C1': mode is 'papre', expected"),
+        ({"configurations": [{**C4, "members": 0}]}, "members is 0, expected a positive number"),
         ({"vectors": [{**FILES, "name": "c4"}]}, "vectors is .*distinct names"),
         ({"vectors": [{**FILES, "name": "a/b"}]}, "'a/b', expected letters"),
         ({"vectors": [{**FILES, "score": "l2"}]}, "score is 'l2', expected one of cosine, dot"),
@@ -107,6 +108,21 @@ def test_one_c_of_a_family_is_one_configuration(suite_file):
     ]
     with pytest.raises(ConfigError, match="the same C of one family"):
         load_suite(suite_file(configurations=both))
+
+
+def test_members_are_trained_with_seeds_of_their_own(suite_file, tmp_path):
+    three = {"name": "C4x3", "settings": C4["settings"], "members": 3}
+    suite = load_suite(suite_file(configurations=[C4, three], reference="C4", seeds=[0, 2]))
+    assert [suite.size(entry) for entry in suite.configurations] == [4, 12]
+    alone, _, _, together = cells(suite, tmp_path)
+    assert [member.config.training.seed for member in together.members] == [6, 7, 8]
+    assert together.members[1].run == tmp_path / "runs/C4x3/2x3/7"
+    assert together.report == tmp_path / "reports/C4x3/2x3"
+    [member] = alone.members
+    assert (member.config, member.run) == (
+        suite.config(suite.configurations[0], 0),
+        tmp_path / "runs/C4/0",
+    )
 
 
 def test_a_file_that_is_not_json_or_not_there(tmp_path):
