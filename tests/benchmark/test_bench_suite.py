@@ -33,9 +33,10 @@ def test_settings_are_the_suites_then_the_entrys_then_the_seed(suite_file):
 def test_cells_take_all_configurations_before_the_next_seed(suite_file, tmp_path):
     found = cells(load_suite(suite_file()), tmp_path)
     assert [(x.name, x.seed) for x in found] == [("C1", 0), ("C4", 0), ("C1", 1), ("C4", 1)]
-    assert found[1].run == tmp_path / "runs" / "C4" / "0"
-    assert found[3].config.training.seed == 1
-    assert len({folder for x in found for folder in (x.run, x.models, x.report)}) == 12
+    assert [x.run for x in found[1].members] == [tmp_path / "runs" / "C4" / "0"]
+    assert found[3].members[0].config.training.seed == 1
+    folders = {folder for x in found for folder in (x.members[0].run, x.models, x.report)}
+    assert len(folders) == 12
 
 
 def test_an_entry_may_have_another_mode_than_the_suite(suite_file, monkeypatch):
