@@ -43,7 +43,8 @@ class Agreement(NamedTuple):
         """Correlations over the items: unit interests `[B, C, d]` of either -> `[B, C, C]`."""
 
         def deviation(vectors: tf.Tensor, covariance: np.ndarray) -> tf.Tensor:
-            return tf.sqrt(tf.einsum("bcd,de,bce->bc", vectors, covariance, vectors))
+            variance = tf.einsum("bcd,de,bce->bc", vectors, covariance, vectors)
+            return tf.sqrt(tf.maximum(variance, 0.0))  # rounding alone makes it negative
 
         together = tf.einsum("bcd,de,bke->bck", first, self.cross, other)
         alone = deviation(first, self.first)[:, :, None] * deviation(other, self.other)[:, None, :]
