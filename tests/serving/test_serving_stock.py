@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -10,6 +11,10 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from guim_tf.artifacts import latest
+from guim_tf.config import Config, configure
+from guim_tf.export import export
+from guim_tf.runs import CONFIG_FILE
+from guim_tf.strict_json import load, to_json
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "golden/stock_servers"
 COMPOSE = pathlib.Path(__file__).resolve().parents[2] / "serving/docker/compose.yaml"
@@ -32,6 +37,17 @@ def core(lists):
     """TensorFlow's own operations, and the attributes of each."""
     lines = (DATA / lists["core"]["file"]).read_text().splitlines()
     return {name: set(attributes) for name, *attributes in map(str.split, lines)}
+
+
+@pytest.fixture(scope="module")
+def models_of_two(shop_run, shop_dataset, tmp_path_factory):
+    """Two runs in one export: the second is the first under another seed."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(shop_run, folder / "run")
+    config = configure(load(Config, shop_run / CONFIG_FILE), ["training.seed=1"])
+    (folder / "run" / CONFIG_FILE).write_text(to_json(config))
+    export(run=[shop_run, folder / "run"], models=folder / "models", dataset=shop_dataset)
+    return folder / "models"
 
 
 def nodes(graph: graph_pb2.GraphDef):
@@ -69,6 +85,12 @@ def added_by(lists, server: str) -> set[str]:
 def test_a_model_needs_what_its_server_has(shop_models, lists, core, model):
     [graph] = graphs(latest(shop_models, model))
     assert sum(1 for _ in nodes(graph)) > 100  # the functions are in
+    assert unknown(graph, core, added_by(lists, SERVED[model])) == set()
+
+
+@pytest.mark.parametrize("model", ["user_encoder", "item_encoder"])
+def test_runs_side_by_side_need_no_more(models_of_two, lists, core, model):
+    [graph] = graphs(latest(models_of_two, model))
     assert unknown(graph, core, added_by(lists, SERVED[model])) == set()
 
 
