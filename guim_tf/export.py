@@ -329,8 +329,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command `guim export`."""
     parser = argparse.ArgumentParser(
         prog="guim export",
-        description="Writes the best weights of a run as SavedModels user_encoder and "
-        "item_encoder, each as its next version.",
+        description="Writes the best weights of a run, or of several as one model, as SavedModels "
+        "user_encoder and item_encoder, each as its next version.",
         epilog="examples:\n"
         "  guim export --run work/run --models saved_models\n"
         "  guim export --run work/run-2 --models saved_models --align-to saved_models \\\n"
