@@ -78,7 +78,8 @@ def save(
       name: model name.
       signatures: by name.
       schema: of the data set that the model was trained on.
-      config: that it was trained with.
+      config: that it was trained with; of several trainings side by side with the size of their
+        vectors together, and the seed of the first.
       warmup: requests that a server replays before it says that it is ready.
       extra: more files for `assets.extra/`, their text by name.
 

@@ -17,16 +17,16 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import CHOSEN_WEIGHTS, Config
 from guim_tf.data import Events
 from guim_tf.model import GUIM
-from guim_tf.runs import load_run
+from guim_tf.runs import CONFIG_FILE, RESULT_FILE, load_config, load_run
 from guim_tf.schema import Schema
-from guim_tf.strict_json import ConfigError
+from guim_tf.strict_json import ConfigError, load
 
 
 class Agreement(NamedTuple):
     """How the cosines of one member's interest with all items vary with those of another's.
 
-    cross: `[d, d]`, the covariance of the first's item vectors with the other's, over the items;
-    first, other: `[d, d]`, that of either with itself.
+    first, other: `[d, d]`, the covariance over the items of either's vectors; cross: `[d, d]`, of
+    the first's with the other's.
     """
 
     first: np.ndarray
@@ -56,9 +56,10 @@ class Ensemble:
 
     Interests of members have no common order: each of the first member stands beside the one of
     another member whose cosines agree with its own, the most alike pair first, no interest twice.
+    All vectors are of length one, those of the members too: lengths that they had are gone.
 
     Args:
-      members: models of one size, with the same rows.
+      members: models of one configuration and one schema.
       agreements: of the first member with each other one; none where C is 1.
     """
 
@@ -86,23 +87,18 @@ class Ensemble:
         return _side_by_side(_in_order(orders, users)), tf.add_n(attention) / len(found)
 
     def _orders(self, users: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Of each member, which interest stands beside each of the first's: `[B, C, C]`, 0 or 1."""
+        """Of each member but the first, the interest beside each of the first's: `[B, C]`."""
         first, *others = users
-        batch, interests = tf.shape(first)[0], first.shape[1]
-        itself = tf.eye(interests, batch_shape=[batch])
-        if interests == 1:
-            return [itself] * len(users)
+        if first.shape[1] == 1:
+            return [tf.zeros([tf.shape(first)[0], 1], tf.int64)] * len(others)
         return [
-            itself,
-            *(
-                pairs(agreement(first, other))
-                for agreement, other in zip(self._agreements, others, strict=True)
-            ),
+            pairs(agreement(first, other))
+            for agreement, other in zip(self._agreements, others, strict=True)
         ]
 
 
 def pairs(likeness: tf.Tensor) -> tf.Tensor:
-    """Pairs rows with columns, the most alike first, each once: `[B, C, C]` -> 0 or 1 each."""
+    """The column beside each row, the most alike pair first, each once: `[B, C, C]` -> `[B, C]`."""
     size = likeness.shape[1]
     chosen = tf.zeros_like(likeness)
     for _ in range(size):
@@ -111,7 +107,7 @@ def pairs(likeness: tf.Tensor) -> tf.Tensor:
         column = tf.one_hot(best % size, size)[:, None, :]
         chosen += row * column
         likeness = tf.where((row + column) > 0, likeness.dtype.min, likeness)
-    return chosen
+    return tf.argmax(chosen, axis=2)
 
 
 def load_ensemble(
@@ -120,37 +116,55 @@ def load_ensemble(
     """The best weights of runs that differ in their seed alone, as one model; of one run its model.
 
     Returns:
-      The model; a configuration with the size of its vectors and the mean of the weights that the
-      runs chose for `retrieval`; the schema.
+      The model; the configuration of the first, with the size of the vectors side by side and the
+      mean of the weights that the runs chose for `retrieval`; the schema.
 
     Args:
       runs: what `guim train` wrote, at least one.
       dataset: what they were trained on; needed where several have more than one interest.
 
     Raises:
-      ConfigError: they differ in more, or not in their seeds; or the data set is missing.
+      ConfigError: of several one is not finished, or they differ in more, or not in their seeds; or
+        the data set is missing.
       SchemaError: a run or the data set is of another schema than the first run.
     """
+    if len(runs) == 1:
+        return load_run(runs[0])
+    _require_alike(runs)
     loaded = [load_run(run) for run in runs]
     members = [model for model, _, _ in loaded]
-    configs = [config for _, config, _ in loaded]
     schema = loaded[0][2]
-    if len(runs) == 1:
-        return members[0], configs[0], schema
-    for run, config, (_, _, theirs) in zip(runs[1:], configs[1:], loaded[1:], strict=True):
+    for run, (_, _, theirs) in zip(runs, loaded, strict=True):
         theirs.require_match(schema, mine=f"The run {run}", theirs=f"the run {runs[0]}")
-        if _but_seed(config) != _but_seed(configs[0]):
+    config = _together([config for _, config, _ in loaded])
+    return Ensemble(members, _agreements(members, schema, dataset)), config, schema
+
+
+def _require_alike(runs: Sequence[str | pathlib.Path]) -> None:
+    """Refuses what is no ensemble, by what was asked of each training."""
+    for run in runs:
+        load_config(run)  # of a folder that is no run this says so
+        if not pathlib.Path(run, RESULT_FILE).is_file():
+            raise ConfigError(
+                f"{run} is not finished: the same `guim train` again goes on with it."
+            )
+    asked = [load(Config, pathlib.Path(run, CONFIG_FILE)) for run in runs]
+    for run, config in zip(runs, asked, strict=True):
+        if _but_seed(config) != _but_seed(asked[0]):
             raise ConfigError(
                 f"{run} has another configuration than {runs[0]}: runs whose vectors stand side by "
                 "side differ in training.seed alone."
             )
-    seeds = [config.training.seed for config in configs]
+    seeds = [config.training.seed for config in asked]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(
             f"the runs have the seeds {seeds}: the same training twice adds nothing. Give each "
             "its own with `guim train --set training.seed=1`."
         )
-    return Ensemble(members, _agreements(members, schema, dataset)), _together(configs), schema
+
+
+def _but_seed(config: Config) -> Config:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
 
 
 def _agreements(
@@ -165,20 +179,12 @@ def _agreements(
         )
     Schema.load(dataset).require_match(schema, mine=f"{dataset}", theirs="the runs")
     catalogue = Catalogue(dataset)
-    first, *others = (
-        np.concatenate([member.encode_items(batch).numpy() for batch in catalogue.batches()])
-        for member in members
-    )
-    return [Agreement.of(first, other) for other in others]
 
+    def items(member: GUIM) -> np.ndarray:
+        return np.concatenate([member.encode_items(x).numpy() for x in catalogue.batches()])
 
-def _but_seed(config: Config) -> Config:
-    """What runs have in common: not what the end of each training chose for itself either."""
-    return dataclasses.replace(
-        config,
-        training=dataclasses.replace(config.training, seed=0),
-        retrieval=dataclasses.replace(config.retrieval, **dict.fromkeys(CHOSEN_WEIGHTS)),
-    )
+    first = items(members[0])
+    return [Agreement.of(first, items(member)) for member in members[1:]]
 
 
 def _together(configs: Sequence[Config]) -> Config:
@@ -196,9 +202,14 @@ def _together(configs: Sequence[Config]) -> Config:
 
 
 def _in_order(orders: Sequence[tf.Tensor], of_members: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """`[B, C, n]` of each member, its interests in the order `[B, C, C]`."""
+    """`[B, C, n]` of each member, all but the first in its order `[B, C]`."""
+    first, *others = of_members
     return [
-        tf.matmul(order, of_member) for order, of_member in zip(orders, of_members, strict=True)
+        first,
+        *(
+            tf.gather(of, order, axis=1, batch_dims=1)
+            for order, of in zip(orders, others, strict=True)
+        ),
     ]
 
 

@@ -343,6 +343,7 @@ def main(argv: list[str] | None = None) -> int:
         "--run",
         required=True,
         nargs="+",
+        action="extend",
         help="folder that `guim train` wrote; of several that differ in their seed alone, the "
         "vectors stand side by side",
     )

@@ -10,7 +10,7 @@ import gc
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from guim_tf.artifacts import versions
@@ -102,7 +102,11 @@ class Cell:
                 say("its configuration has changed: starting anew")
                 shutil.rmtree(member.run, ignore_errors=True)
             if not member.finished:
-                say("training" if len(self.members) == 1 else f"training {i + 1}")
+                say(
+                    "training"
+                    if len(self.members) == 1
+                    else f"training {i + 1} of {len(self.members)}"
+                )
                 member.run.parent.mkdir(parents=True, exist_ok=True)
                 train(dataset=dataset, run=member.run, config=member.config, progress=progress)
                 _let_go()
@@ -187,9 +191,15 @@ def cells(
       output: where everything goes.
       folder: that paths of vectors are relative to.
     """
+    runs = {
+        suite.config(entry, seed): output / "runs" / entry.name / str(seed)
+        for entry in suite.configurations
+        if entry.members == 1
+        for seed in suite.seeds
+    }
     found: list[Cell | GivenCell] = []
     for i, seed in enumerate(suite.seeds):
-        found += [_cell(suite, entry, seed, output) for entry in suite.configurations]
+        found += [_cell(suite, entry, seed, output, runs) for entry in suite.configurations]
         found += [
             GivenCell(
                 entry.name,
@@ -205,14 +215,17 @@ def cells(
     return found
 
 
-def _cell(suite: Suite, entry: Entry, seed: int, output: pathlib.Path) -> Cell:
+def _cell(
+    suite: Suite, entry: Entry, seed: int, output: pathlib.Path, runs: Mapping[Config, pathlib.Path]
+) -> Cell:
+    """Members that are a run of another cell as well are trained once, in that one's folder."""
     folder = str(seed) if entry.members == 1 else f"{seed}x{entry.members}"
-    run, models, report = (
+    own, models, report = (
         output / room / entry.name / folder for room in ("runs", "models", "reports")
     )
+    configs = [suite.config(entry, of) for of in entry.seeds(seed)]
     members = tuple(
-        Training(suite.config(entry, of), run if entry.members == 1 else run / str(of))
-        for of in entry.seeds(seed)
+        Training(config, runs.get(config, own / str(config.training.seed))) for config in configs
     )
     return Cell(entry.name, seed, members, models, report, suite.exclude_seen)
 

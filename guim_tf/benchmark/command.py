@@ -30,7 +30,7 @@ the suite is trained anew, files of vectors that have changed are scored anew. D
 OUTPUT/reports and OUTPUT/baselines evaluates again, without training.
 Writes OUTPUT/results.json, results.md and index.html, and under runs/, models/ and reports/ what
 `guim train`, `guim export` and `guim evaluate` write, in NAME/SEED each; of a configuration with n
-members in NAME/SEEDxn, its trainings by their own seeds.
+members in NAME/SEEDxn, its trainings by their own seeds unless another configuration has them.
 """
 
 

@@ -146,11 +146,13 @@ class Suite:
         return [row.name for row in self.rows]
 
     def size(self, entry: Entry) -> int:
-        """Numbers of a user over the smallest d of the suite: C, and for GUI-EDI what equals it."""
+        """Numbers of a user over the smallest d of the suite: C, and for GUI-EDI what equals it.
+
+        Of several members, those of one.
+        """
         models = [self.config(other, self.seeds[0]).model for other in self.configurations]
         model = self.config(entry, self.seeds[0]).model
-        numbers = entry.members * model.interests * model.embedding_dim
-        return numbers // min(x.embedding_dim for x in models)
+        return model.interests * model.embedding_dim // min(x.embedding_dim for x in models)
 
     def config(self, entry: Entry, seed: int) -> Config:
         """The whole configuration of one run.

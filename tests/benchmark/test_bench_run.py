@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
+from guim_tf.artifacts import latest
 from guim_tf.benchmark import benchmark
 from guim_tf.benchmark.item_map import LEAST_ITEMS, draw_user, encode_map
+from guim_tf.config import Config
 from guim_tf.evaluation.protocol import load_protocol
+from guim_tf.strict_json import load
 
 SETTINGS = [  # those of `small_config`
     "model.interests=3",
@@ -90,29 +93,40 @@ def test_again_nothing_is_repeated(outcome):
     assert written() == before
 
 
-def test_members_make_one_model(outcome, tmp_path):
+def test_members_make_one_model_and_only_what_is_missing_is_trained(outcome, tmp_path):
     dataset, trained, arguments, _ = outcome
     suite = json.loads(arguments["suite"].read_text())
     both = {"name": "both", "members": 2}
     suite |= {"seeds": [0], "configurations": [both], "reference": "both"}
     (tmp_path / "suite.json").write_text(json.dumps(suite))
-    output = tmp_path / "out"
-    shutil.copytree(trained / "runs/C3", output / "runs/both/0x2")
+    output, runs = tmp_path / "out", tmp_path / "out/runs/both/0x2"
+    shutil.copytree(trained / "runs/C3", runs)
+    (runs / "1/result.json").unlink()  # its last epoch is there, its end is not
+    kept = (runs / "0/result.json").stat().st_mtime_ns
     shutil.copytree(trained / "baselines", output / "baselines")
+    shutil.copytree(trained / "models/C3/0", output / "models/both/0x2")  # of other trainings
     shutil.copy(dataset / "schema.json", output)
     result = benchmark(
         suite=tmp_path / "suite.json", dataset=dataset, output=output, progress=False
     )
     assert result.failed == {}
+    assert (runs / "0/result.json").stat().st_mtime_ns == kept
     [configuration] = result.document["configurations"]
     [run] = configuration["runs"]
-    results = [json.loads((trained / f"runs/C3/{seed}/result.json").read_text()) for seed in (0, 1)]
+    results = [json.loads((runs / f"{seed}/result.json").read_text()) for seed in (0, 1)]
     assert run["minutes"] == pytest.approx(sum(x["minutes"] for x in results))
     assert run["parameters"] == 2 * results[0]["parameters"]
     assert "members=2" in configuration["settings"]
+    folder = latest(output / "models/both/0x2", "user_encoder")
+    assert load(Config, folder / "assets.extra/config.json").model.embedding_dim == 64
     report = json.loads((output / "reports/both/0x2/report.json").read_text())
-    [model] = report["methods"]
-    assert model["tasks"]["CMP-L"]["recall@100"]["mean"] > 0.5
+    recalls = [
+        json.loads((trained / f"reports/C3/{seed}/report.json").read_text())["methods"][0]["tasks"][
+            "CMP-L"
+        ]["recall@100"]["mean"]
+        for seed in (0, 1)
+    ]
+    assert report["methods"][0]["tasks"]["CMP-L"]["recall@100"]["mean"] > min(recalls)
     assert json.loads((output / "results.json").read_text()) == result.document
 
 

@@ -111,19 +111,20 @@ def test_one_c_of_a_family_is_one_configuration(suite_file):
         load_suite(suite_file(configurations=both))
 
 
-def test_members_are_trained_with_seeds_of_their_own(suite_file, tmp_path):
+def test_members_are_trained_once_with_seeds_of_their_own(suite_file, tmp_path):
     three = {"name": "C4x3", "settings": C4["settings"], "members": 3}
-    suite = load_suite(suite_file(configurations=[C4, three], reference="C4", seeds=[0, 2]))
-    assert [suite.size(entry) for entry in suite.configurations] == [4, 12]
-    alone, _, _, together = cells(suite, tmp_path)
-    assert [member.config.training.seed for member in together.members] == [6, 7, 8]
-    assert together.members[1].run == tmp_path / "runs/C4x3/2x3/7"
-    assert together.report == tmp_path / "reports/C4x3/2x3"
+    suite = load_suite(suite_file(configurations=[three, C4], reference="C4", seeds=[0, 2]))
+    assert [suite.size(entry) for entry in suite.configurations] == [4, 4]
+    first, alone, second, _ = cells(suite, tmp_path)
+    seeds = [[member.config.training.seed for member in x.members] for x in (first, second)]
+    assert seeds == [[0, 1, 2], [6, 7, 8]]
+    runs = [member.run.relative_to(tmp_path).as_posix() for member in first.members]
+    assert runs == ["runs/C4/0", "runs/C4x3/0x3/1", "runs/C4/2"]  # those of C4 where it has them
+    assert second.members[1].run == tmp_path / "runs/C4x3/2x3/7"
+    assert second.report == tmp_path / "reports/C4x3/2x3"
     [member] = alone.members
-    assert (member.config, member.run) == (
-        suite.config(suite.configurations[0], 0),
-        tmp_path / "runs/C4/0",
-    )
+    assert member.config == suite.config(suite.configurations[1], 0)
+    assert member == first.members[0]
 
 
 def test_a_file_that_is_not_json_or_not_there(tmp_path):
