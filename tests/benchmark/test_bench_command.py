@@ -52,7 +52,7 @@ class Stages:
         fields = {"epochs": 2, "best_epoch": 2, "parameters": 10, "minutes": 0.5}
         (run / "result.json").write_text(json.dumps(fields))
 
-    def export(self, *, run, models):
+    def export(self, *, run, models, dataset):
         (models / "item_encoder" / "1").mkdir(parents=True)
         self._enter("export", models)
         (models / "user_encoder" / "1").mkdir(parents=True)
