@@ -23,7 +23,7 @@ JSON_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "index.html"
 _EXAMPLES = """\
 examples:
   guim benchmark --suite benchmarks/suites/shop_interests.json --dataset dataset --output bench
-  guim benchmark --suite suite.json --dataset dataset --output bench --only GUIM-C4
+  guim benchmark --suite suite.json --dataset dataset --output bench --only C1 C4
 
 The same command again continues where an earlier one stopped; a configuration that has changed in
 the suite is trained anew, files of vectors that have changed are scored anew. Deleting
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="folder of `guim build-dataset`")
     parser.add_argument("--output", required=True, help="folder for everything; continued if there")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="run this one only"
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="run these only"
     )
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow loads

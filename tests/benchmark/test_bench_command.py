@@ -394,6 +394,19 @@ def test_main_prints_the_table_and_progress(suite_file, tmp_path, stages, capsys
     assert "The same command continues" in capsys.readouterr().err
 
 
+def test_main_runs_those_of_one_only_or_of_several(suite_file, tmp_path, stages, capsys):
+    SCHEMA.save(tmp_path)
+    path, out = suite_file(seeds=[0]), tmp_path / "out"
+    arguments = ["--suite", str(path), "--dataset", str(tmp_path), "--output", str(out)]
+    assert main([*arguments, "--only", "C4"]) == 0
+    assert stages.calls == [("evaluate", "baselines"), *steps("C4/0")]
+    stages.calls.clear()
+    assert main([*arguments, "--only", "C4", "C1"]) == 0
+    assert stages.calls == steps("C1/0")
+    assert main([*arguments, "--only", "C4", "--only", "C3"]) == 2
+    assert "only is 'C3'" in capsys.readouterr().err
+
+
 def test_main_refuses_bad_input_in_one_line(suite_file, tmp_path, stages, capsys):
     out = tmp_path / "out"
     arguments = ["--dataset", str(tmp_path / "none"), "--output", str(out), "--suite"]
