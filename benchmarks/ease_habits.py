@@ -45,7 +45,11 @@ def lists(protocol: Protocol, weights: Sequence[tuple[float, float]]) -> Iterato
     ease = next((x for x in made if x.name == "EASE"), None)
     if ease is None:
         raise ValueError(" ".join(reasons))
-    popular = prior(baselines.recent_buyers(protocol.past, protocol.as_of, items), 1.0)
+    popular = prior(
+        baselines.recent_buyers(protocol.past, protocol.as_of, items),
+        1.0,
+        sold=baselines.buyers(protocol.past, items) > 0,
+    )
     users = np.arange(len(protocol))
     plain = ease.score(users)
     habits = np.log1p(baselines.counts(protocol.history.items, items))

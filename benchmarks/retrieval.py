@@ -117,6 +117,7 @@ def write(
         item_id=np.array([f"item-{row}" for row in range(count)], object),
         category_id=np.array([f"category-{row % CATEGORIES}" for row in range(count)], object),
         title=np.full(count, "", object),
+        count=np.ones(count, np.int64),
         recent_buyers=np.zeros(count, np.int64),
     )
     return write_index(

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
@@ -58,9 +59,19 @@ class Catalogue:
         for start in range(0, len(self), size):
             yield self.items(slice(start, start + size))
 
+    def sold(self) -> dict[str, tf.Tensor]:
+        """`items` of those that were sold before `Schema.as_of`.
+
+        The others are here to be found. A model that has met them as negatives, and never as a
+        positive, has learned from the days after it that nobody buys them.
+        """
+        return self._items(self._tokens.filter(self.count > 0), self.count > 0)
+
     def items(self, rows: slice = slice(None)) -> dict[str, tf.Tensor]:
         """Keys and inputs of the item encoder: `[n]` int64 a feature, titles `[n, W]`."""
-        tokens = self._tokens[rows]
+        return self._items(self._tokens[rows], rows)
+
+    def _items(self, tokens: pa.ListArray, rows: slice | np.ndarray) -> dict[str, tf.Tensor]:
         titles = tf.RaggedTensor.from_row_lengths(
             tf.constant(tokens.flatten().to_numpy(), tf.int64),
             tokens.value_lengths().to_numpy(),

@@ -261,7 +261,7 @@ def cut_batches(
       schema: of the data set.
       config: where to cut.
       numbers: an int64 for each batch; equal numbers give equal draws.
-      catalogue: `Catalogue.items`, to draw negatives from.
+      catalogue: `Catalogue.sold`, to draw negatives from.
       catalogue_negatives: how many a batch, uniformly and with replacement; they are the part
         "negatives" of it, features `[n]`, drawn from "catalogue_size" items.
     """
@@ -337,7 +337,7 @@ def load_dataset(
         of the files, cut at the one T before the held-out part.
       window: how sequences are cut.
       batch_size: users a batch.
-      catalogue_negatives: items drawn from the catalogue for each batch.
+      catalogue_negatives: items drawn from the sold ones of the catalogue for each batch.
       seed: of the order and of all draws.
 
     Raises:
@@ -357,6 +357,6 @@ def load_dataset(
         schema,
         window,
         numbers=numbers,
-        catalogue=Catalogue(folder).items() if catalogue_negatives else None,
+        catalogue=Catalogue(folder).sold() if catalogue_negatives else None,
         catalogue_negatives=catalogue_negatives,
     )

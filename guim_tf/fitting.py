@@ -133,7 +133,7 @@ class Fit:
             self.schema,
             self.config.window,
             numbers=numbers,
-            catalogue=Catalogue(self.dataset).items() if drawn else None,
+            catalogue=Catalogue(self.dataset).sold() if drawn else None,
             catalogue_negatives=drawn,
         )
 

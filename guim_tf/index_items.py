@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from guim_tf.catalogue import Catalogue
 
 NEW_COLUMNS = ("item_id", "category_id", "title")
+_SALES = ("count", "recent_buyers")  # of a new item 0
 
 
 class IndexItemsError(ValueError):
@@ -21,11 +22,12 @@ class IndexItemsError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class IndexItems:
     """X items. item_id, category_id, title: `[X]` object, str; "" where there is none.
-    recent_buyers: `[X]` int64."""
+    count, recent_buyers: `[X]` int64."""
 
     item_id: np.ndarray
     category_id: np.ndarray
     title: np.ndarray
+    count: np.ndarray
     recent_buyers: np.ndarray
 
     def __len__(self) -> int:
@@ -39,7 +41,7 @@ class IndexItems:
     def updated(self, new: IndexItems) -> tuple[IndexItems, np.ndarray]:
         """These and `new`, and the rows of `new` among them.
 
-        A new item with a known id takes that item's place, and its buyers; the others follow.
+        A new item with a known id takes that item's place, and its sales; the others follow.
         """
         place = {item: row for row, item in enumerate(self.item_id)}
         rows = np.empty(len(new), np.int64)
@@ -50,9 +52,7 @@ class IndexItems:
             mine, theirs = getattr(self, field.name), getattr(new, field.name)
             column = np.concatenate([mine, np.zeros(len(place) - len(self), mine.dtype)])
             known = rows < len(self)
-            column[rows] = (
-                theirs if field.name != "recent_buyers" else np.where(known, column[rows], theirs)
-            )
+            column[rows] = np.where(known, column[rows], theirs) if field.name in _SALES else theirs
             joined.append(column)
         return IndexItems(*joined), rows
 
@@ -85,7 +85,7 @@ def read_items(path: str | pathlib.Path) -> IndexItems:
                     f"{path}: {name} is {text!r}, expected text without tabs and line breaks"
                     + (", not empty." if name == "item_id" else ".")
                 )
-    return IndexItems(**columns, recent_buyers=np.zeros(len(ids), np.int64))
+    return IndexItems(**columns, **{name: np.zeros(len(ids), np.int64) for name in _SALES})
 
 
 def read_vectors(path: str | pathlib.Path, items: IndexItems, *, dim: int) -> np.ndarray:

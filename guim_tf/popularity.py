@@ -9,15 +9,19 @@ no more to serve than Eq. 3.
 import numpy as np
 
 
-def prior(recent_buyers: np.ndarray, weight: float) -> np.ndarray:
+def prior(recent_buyers: np.ndarray, weight: float, *, sold: np.ndarray) -> np.ndarray:
     """`weight * ln(1 + buyers) / ln(1 + most buyers)`: `[X]` float32.
+
+    Of an item that has never sold nobody knows yet how it sells: it gets the mean of the others.
 
     Args:
       recent_buyers: `[X]`, users who bought each item in the last `schema.RECENT_DAYS` days.
       weight: what the most popular item gets.
+      sold: `[X]` bool, whether anybody has ever bought the item.
     """
     most = np.log1p(np.max(recent_buyers, initial=0))
     share = np.log1p(recent_buyers) / (most if most > 0 else 1)
+    share = np.where(sold, share, share[sold].mean() if sold.any() else 0)
     return (weight * share).astype(np.float32)
 
 

@@ -130,7 +130,8 @@ def write_index(
     """`build_index` from items and their vectors `[X, d]`, any length."""
     start = time.perf_counter()
     weight = config.retrieval.popularity_weight
-    vectors = Vectors(unit(embedding), prior(items.recent_buyers, weight) if weight else None)
+    popular = prior(items.recent_buyers, weight, sold=items.count > 0) if weight else None
+    vectors = Vectors(unit(embedding), popular)
     report = IndexReport(build, len(items), new_items, embedding.shape[1])
     search: Search = ExactSearch(vectors)
     if build == SCANN:

@@ -14,7 +14,7 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import CHOSEN_WEIGHTS, WindowConfig
 from guim_tf.data import history_at
 from guim_tf.evaluation import metrics
-from guim_tf.evaluation.baselines import recent_buyers
+from guim_tf.evaluation.baselines import buyers, recent_buyers
 from guim_tf.evaluation.protocol import Protocol, ProtocolError, load_protocol, read_events
 from guim_tf.evaluation.repeats import HabitSearch
 from guim_tf.evaluation.search import Found, search
@@ -80,33 +80,36 @@ class Validation:
             for moment in range(MOMENTS)
             if (protocol := self._at(self._cutoff - moment * self._window.target_days * names.DAY))
         ]
-        recent = self._recent_buyers([protocol.as_of for protocol in protocols])
+        ever, recent = self._buyers([protocol.as_of for protocol in protocols])
         items = self._items(model)
         recalls: dict[tuple[float, float], list[np.ndarray]] = {
             pair: [] for pair in itertools.product(repeats, populars)
         }
-        for protocol, buyers in zip(protocols, recent, strict=True):
+        for protocol, sold, recently in zip(protocols, ever > 0, recent, strict=True):
             users, history = self._users(model, protocol), protocol.history.items
             for popular in populars:
-                lists = HabitSearch(users, items, history, K, prior=prior(buyers, popular)).lists
+                added = prior(recently, popular, sold=sold)
+                lists = HabitSearch(users, items, history, K, prior=added).lists
                 for repeat in repeats:
                     recalls[repeat, popular].append(_recalls(protocol, lists(repeat)))
         means = {pair: metrics.mean(np.concatenate(of)).mean for pair, of in recalls.items()}
         best = max(means, key=lambda pair: (means[pair], -abs(pair[0]), -pair[1]))
         return dict(zip(CHOSEN_WEIGHTS, best, strict=True))
 
-    def _recent_buyers(self, moments: Sequence[int]) -> np.ndarray:
-        """How many of all users bought each item just before each moment: `[moments, X]`."""
+    def _buyers(self, moments: Sequence[int]) -> np.ndarray:
+        """How many of all users bought each item before each moment, `[moments, X]`: ever, and of
+        late."""
         schema, size = Schema.load(self._dataset), len(self._catalogue)
-        found = np.zeros((len(moments), size), np.float32)
+        found = np.zeros((2, len(moments), size), np.float32)
         for _, events in read_events(
             self._dataset,
             schema=schema,
             catalogue=self._catalogue,
             splits=(names.TRAIN, names.VALIDATION),
         ):
-            for row, moment in zip(found, moments, strict=True):
-                row += recent_buyers(events, moment, size)
+            for i, moment in enumerate(moments):
+                found[0, i] += buyers(events.between(schema.first_timestamp, moment), size)
+                found[1, i] += recent_buyers(events, moment, size)
         return found
 
     def _at(self, cutoff: int) -> Protocol | None:

@@ -11,7 +11,7 @@ from guim_tf.artifacts import CONFIG_FILE, EXTRA
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config
 from guim_tf.encoders import ModelError, encode_items, encode_users, load_encoder
-from guim_tf.evaluation.baselines import recent_buyers
+from guim_tf.evaluation.baselines import buyers, recent_buyers
 from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.ragged import Ragged
@@ -98,13 +98,15 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
             f"{items.shape[1]}; expected one size. Export both from the same run."
         )
     chosen = load(Config, user_path / EXTRA / CONFIG_FILE).retrieval
+    ever = buyers(protocol.past, len(items))
     recent = recent_buyers(protocol.past, protocol.as_of, len(items))
+    weight = chosen.popularity_weight
     return Vectors(
         users,
         items,
         (user_path, item_path),
         repeat_weight=chosen.repeat_weight or 0.0,
-        item_prior=prior(recent, weight) if (weight := chosen.popularity_weight) else None,
+        item_prior=prior(recent, weight, sold=ever > 0) if weight else None,
     )
 
 

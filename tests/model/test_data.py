@@ -230,9 +230,19 @@ def test_negatives_are_drawn_from_the_catalogue_anew_for_each_batch(shop_dataset
         assert (rows >= 0).all()
         np.testing.assert_array_equal(part[names.ITEM_INDEX], items.item_index[rows])
         np.testing.assert_array_equal(part[names.CATEGORY_INDEX], items.category_index[rows])
-    assert next(iter(dataset))["catalogue_size"] == len(items)
     assert (drawn[0][names.ITEM_KEY].numpy() != drawn[1][names.ITEM_KEY].numpy()).any()
     assert "negatives" not in next(iter(load_dataset(shop_dataset)))
+
+
+def test_an_item_that_has_not_sold_is_no_negative(shop_dataset):
+    """It is in the catalogue to be found: what is known of it is from after the training."""
+    batch = next(iter(load_dataset(shop_dataset, batch_size=64, catalogue_negatives=5000)))
+    items = Catalogue(shop_dataset)
+    drawn = np.unique(items.rows_of(batch["negatives"][names.ITEM_KEY].numpy()))
+    sold = np.flatnonzero(items.count > 0)
+    assert len(sold) < len(items)
+    np.testing.assert_array_equal(drawn, sold)  # of 5,000 draws from 300 each comes up
+    assert batch["catalogue_size"] == len(sold)
 
 
 def test_random_cutoffs_move_from_pass_to_pass_and_stay_before_the_end(shop_dataset):

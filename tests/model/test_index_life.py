@@ -132,15 +132,17 @@ def test_the_answers_about_new_items_are_those_about_old_ones(
     assert {b"new-2", catalogue.item_id[7].encode()} <= set(answer["item_id"].numpy()[0])
 
 
-def test_an_update_keeps_rows_and_buyers_of_known_items():
+def test_an_update_keeps_rows_and_sales_of_known_items():
     def items(ids, buyers):
         text = np.array([f"of {x}" for x in buyers], object)
-        return IndexItems(np.array(list(ids), object), text, text, np.array(buyers))
+        sales = np.array(buyers)
+        return IndexItems(np.array(list(ids), object), text, text, 10 * sales, sales)
 
     joined, rows = items("abc", [3, 4, 5]).updated(items("dbe", [0, 0, 0]))
     assert joined.item_id.tolist() == ["a", "b", "c", "d", "e"]
     assert joined.title.tolist() == ["of 3", "of 0", "of 5", "of 0", "of 0"]
     assert joined.recent_buyers.tolist() == [3, 4, 5, 0, 0]
+    assert joined.count.tolist() == [30, 40, 50, 0, 0]
     assert rows.tolist() == [3, 1, 4]
 
 

@@ -6,14 +6,21 @@ from guim_tf.popularity import prior, unit, with_coordinate
 
 
 def test_the_most_popular_item_gets_the_weight_and_others_less_by_the_logarithm():
-    found = prior(np.array([0, 1, 7, 3]), 0.3)
+    found = prior(np.array([0, 1, 7, 3]), 0.3, sold=np.ones(4, bool))
     np.testing.assert_allclose(found, 0.3 * np.array([0, 1, 3, 2]) / 3, rtol=1e-6)
     assert found.dtype == np.float32
 
 
 def test_where_nobody_bought_anything_there_is_no_prior():
-    np.testing.assert_array_equal(prior(np.zeros(3), 0.3), np.zeros(3))
-    assert prior(np.zeros(0), 0.3).shape == (0,)
+    for sold in (np.ones(3, bool), np.zeros(3, bool)):
+        np.testing.assert_array_equal(prior(np.zeros(3), 0.3, sold=sold), np.zeros(3))
+    assert prior(np.zeros(0), 0.3, sold=np.zeros(0, bool)).shape == (0,)
+
+
+def test_an_item_that_never_sold_gets_the_mean_of_the_others():
+    """What sold once and not lately is known to sell badly; of a new item nothing is known."""
+    found = prior(np.array([0, 0, 7, 3]), 0.3, sold=np.array([False, True, True, True]))
+    np.testing.assert_allclose(found, 0.3 * np.array([5 / 3, 0, 3, 2]) / 3, rtol=1e-6)
 
 
 def test_the_inner_product_is_cosine_plus_prior():

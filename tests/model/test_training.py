@@ -115,14 +115,18 @@ def test_weights_of_null_are_chosen_on_the_validation_users(shop_dataset, small_
     assert kept["repeat_weight"] == -1.0
 
 
-def test_recent_buyers_of_validation_are_those_of_the_catalogue(shop_dataset, small_config):
+def test_buyers_of_validation_are_those_of_the_catalogue(shop_dataset, small_config):
     """Of both splits; the catalogue counts them at the data set's own moment."""
     schema = Schema.load(shop_dataset)
     validation = Validation(shop_dataset, schema.as_of, small_config.window)
-    found = validation._recent_buyers([schema.as_of, schema.as_of - 30 * DAY])
-    np.testing.assert_array_equal(found[0], Catalogue(shop_dataset).recent_buyers)
-    assert found[0].sum() > 0
-    assert (found[0] != found[1]).any()
+    catalogue = Catalogue(shop_dataset)
+    ever, recent = validation._buyers([schema.as_of, schema.as_of - 30 * DAY])
+    np.testing.assert_array_equal(recent[0], catalogue.recent_buyers)
+    assert recent[0].sum() > 0
+    assert (recent[0] != recent[1]).any()
+    np.testing.assert_array_equal(ever[0] > 0, catalogue.count > 0)
+    assert (ever[0] >= ever[1]).all()
+    assert ever[0].sum() > ever[1].sum()
 
 
 def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
