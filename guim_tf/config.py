@@ -66,7 +66,10 @@ class LossConfig:
     # Negatives drawn from each other user of the batch, independently for each positive. 1 gives
     # the paper's K = 31 at its batch of 32; null takes every item of every other user.
     negatives_per_user: int | None = 1
-    logq: bool = False  # correct the scores for how often an item comes up as a negative
+    # Correct the scores for how often an item comes up as a negative, so that vectors alone know
+    # what sells. Without it they hold popular items down, and the prior is to raise them again
+    # (`retrieval.popularity_weight`).
+    logq: bool = False
     # Share of events whose item id is hidden in training, so that category and title learn to stand
     # for it: what a new item is found by.
     id_dropout: float = 0.0
@@ -240,14 +243,7 @@ class Config:
         """What was found to be better (`benchmarks/RESULTS.md`): the default of `guim train`."""
         return cls(
             model=ModelConfig(item_activation="linear", causal=True),
-            loss=LossConfig(
-                negatives_per_user=None,
-                logq=True,
-                diversity=1.0,
-                next_item=0.3,
-                catalogue_negatives=2000,
-                id_dropout=0.15,
-            ),
+            loss=LossConfig(negatives_per_user=None, diversity=1.0, next_item=0.3, id_dropout=0.15),
             window=WindowConfig(max_targets=16, random_cutoffs=True, cutoffs=4),
             training=TrainingConfig(batch_size=64, patience=None),
             retrieval=RetrievalConfig(repeat_weight=None, popularity_weight=None),

@@ -16,8 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SMALLER = {
     "--users 3000 --items 1500": "--users 400 --items 300",
-    "--set training.epochs=12": "--set training.epochs=2 --set model.layers=1 "
-    "--set loss.catalogue_negatives=100",
+    "--set training.epochs=12": "--set training.epochs=2 --set model.layers=1",
     "--port 8050": "--port 0",
 }
 
