@@ -9,8 +9,10 @@ from typing import Any
 from guim_tf.keras_compat import keras
 
 
-class Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt, no error of the program."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: an interruption, with an exit status of its own."""
+
+    status = 143
 
 
 class Interruptible(keras.callbacks.Callback):

@@ -292,8 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as e:
         print("guim train: " + " ".join(str(e).split()), file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Terminated) as e:
+    except KeyboardInterrupt as e:
         print("\nguim train: interrupted. The same command resumes.", file=sys.stderr)
-        return 143 if isinstance(e, Terminated) else 130
+        return e.status if isinstance(e, Terminated) else 130
     print(json.dumps(dataclasses.asdict(result)))
     return 0

@@ -213,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `benchmark` from the command line.
 
     Returns:
-      0; 1 when a run has failed and the others are compared; 2 for bad input; 130 on interrupt.
+      0; 1 when a run has failed and the others are compared; 2 for bad input; 130 on interrupt,
+      143 on SIGTERM.
     """
     parser = argparse.ArgumentParser(
         prog="guim benchmark",
@@ -234,9 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as e:
         print("guim benchmark: " + " ".join(str(e).split()), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:  # or `Terminated`, whose module would load TensorFlow
         print("\nguim benchmark: interrupted. The same command continues.", file=sys.stderr)
-        return 130
+        return getattr(e, "status", 130)
     print(result.markdown_path.read_text(encoding="utf-8"))
     print(f"{result.json_path}\n{result.markdown_path}\n{result.html_path}")
     for name, message in result.failed.items():

@@ -13,6 +13,7 @@ import guim_tf.evaluation
 from guim_tf.benchmark import benchmark, cells, main, page
 from guim_tf.benchmark.command import BenchmarkError
 from guim_tf.benchmark.item_map import ItemMap
+from guim_tf.interrupt import Terminated
 from guim_tf.schema import Schema, Vocabulary
 from guim_tf.strict_json import to_json
 
@@ -389,9 +390,10 @@ def test_main_prints_the_table_and_progress(suite_file, tmp_path, stages, capsys
     suite_file(seeds=[0, 1])
     assert main(arguments) == 1
     assert "guim benchmark: C4 seed 1 failed: NaN" in capsys.readouterr().err
-    stages.broken["train", "C4/1"] = KeyboardInterrupt()
-    assert main(arguments) == 130
-    assert "The same command continues" in capsys.readouterr().err
+    for stop, status in ((KeyboardInterrupt(), 130), (Terminated(), 143)):
+        stages.broken["train", "C4/1"] = stop
+        assert main(arguments) == status
+        assert "The same command continues" in capsys.readouterr().err
 
 
 def test_main_runs_those_of_one_only_or_of_several(suite_file, tmp_path, stages, capsys):
