@@ -77,7 +77,7 @@ class LossConfig:
     diversity: float = 0.0
     # Weight of a third InfoNCE: o_n of an event that is not masked predicts the event after it.
     next_item: float = 0.0
-    # Items drawn uniformly from the catalogue for each batch, as negatives of everyone.
+    # Items drawn uniformly for each batch from all that has sold, as negatives of everyone.
     catalogue_negatives: int = 0
     # Where several workers train in step, negatives are items of the whole batch; false takes those
     # of the worker's own users.
@@ -194,7 +194,8 @@ class RetrievalConfig:
 
     # Added to an item's cosine, times ln(1 + how often the user has bought it): see
     # `mixture.prefer_repeats`. 0 ranks by Eq. 3 alone, as the paper does; below 0 what was bought
-    # goes down. Null lets the end of training choose it on the validation users.
+    # goes down. Null lets the end of training choose it on the validation users; without any it is
+    # as in `validation.UNASKED`, and said so.
     repeat_weight: float | None = 0.0
     # Added to the cosine of the item that most users bought in the last 30 days, and in proportion
     # to ln(1 + buyers) to others': see `popularity.prior`. Null as above.
@@ -240,7 +241,7 @@ class Config:
 
     @classmethod
     def tuned(cls) -> "Config":
-        """What was found to be better (`benchmarks/RESULTS.md`): the default of `guim train`."""
+        """What was chosen by measurement (`benchmarks/RESULTS.md`): the default of `guim train`."""
         return cls(
             model=ModelConfig(item_activation="linear", causal=True),
             loss=LossConfig(negatives_per_user=None, diversity=1.0, next_item=0.3, id_dropout=0.15),

@@ -36,7 +36,7 @@ from guim_tf.runs import (
 from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
 from guim_tf.strict_json import ConfigError, to_json
-from guim_tf.validation import Validation
+from guim_tf.validation import UNASKED, Validation
 from guim_tf.warm_start import require_alike, warm_start
 
 
@@ -210,11 +210,19 @@ def _train(
 
 
 def _weights(run: pathlib.Path, asked: RetrievalConfig, validation: Validation) -> dict[str, float]:
-    """`CHOSEN_WEIGHTS` by name: as asked, or by the validation users; 0 where there is none."""
+    """`CHOSEN_WEIGHTS` by name: as asked, or by the validation users, or as where there is none."""
     weights = {name: getattr(asked, name) for name in CHOSEN_WEIGHTS}
-    if validation.users and None in weights.values():
+    missing = {name: UNASKED[name] for name, weight in weights.items() if weight is None}
+    if missing and validation.users:
         return validation.best_weights(load_run(run)[0], **weights)
-    return {name: weight or 0.0 for name, weight in weights.items()}
+    if missing:
+        taken = " and ".join(f"retrieval.{name}={weight:g}" for name, weight in missing.items())
+        print(
+            f"guim train: no validation user buys after the cut-off, so lists are ranked with "
+            f"{taken}. Set them, or build the data set with more validation users.",
+            file=sys.stderr,
+        )
+    return weights | missing
 
 
 def _too_few(users: int, dataset: str | pathlib.Path, config: Config) -> DatasetError:

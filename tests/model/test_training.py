@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from guim_tf.model import GUIM
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DAY, DatasetError, Schema, SchemaError
 from guim_tf.strict_json import ConfigError
-from guim_tf.training import main, train
+from guim_tf.training import _weights, main, train
 from guim_tf.validation import Validation
 
 
@@ -113,6 +114,24 @@ def test_weights_of_null_are_chosen_on_the_validation_users(shop_dataset, small_
     assert validation.best_weights(model, **chosen) == chosen
     kept = validation.best_weights(model, repeat_weight=-1.0, popularity_weight=None)
     assert kept["repeat_weight"] == -1.0
+
+
+def test_without_validation_users_popularity_still_counts_and_it_is_said(tmp_path, capsys):
+    nobody = types.SimpleNamespace(users=0)
+    asked = RetrievalConfig(repeat_weight=None, popularity_weight=None)
+    found = _weights(tmp_path, asked, nobody)
+    assert found["repeat_weight"] == 0
+    assert found["popularity_weight"] > 0
+    said = capsys.readouterr().err
+    assert "no validation user" in said
+    for name, weight in found.items():
+        assert f"retrieval.{name}={weight:g}" in said
+    given = RetrievalConfig(repeat_weight=0.5, popularity_weight=None)
+    assert _weights(tmp_path, given, nobody) == found | {"repeat_weight": 0.5}
+    assert "repeat_weight" not in capsys.readouterr().err
+    vectors_alone = {"repeat_weight": 0.0, "popularity_weight": 0.0}
+    assert _weights(tmp_path, RetrievalConfig(), nobody) == vectors_alone
+    assert capsys.readouterr().err == ""
 
 
 def test_buyers_of_validation_are_those_of_the_catalogue(shop_dataset, small_config):
