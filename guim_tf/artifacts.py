@@ -7,7 +7,7 @@ and a list of its files.
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import tensorflow as tf
@@ -59,6 +59,13 @@ def latest(models: str | pathlib.Path, name: str, *, back: int = 0) -> pathlib.P
     return pathlib.Path(models, name, str(found[-1 - back]))
 
 
+def trace(
+    function: Callable[..., Mapping[str, tf.Tensor]], inputs: Sequence[tf.TensorSpec]
+) -> tf.types.experimental.ConcreteFunction:
+    """A function as a signature. Its conditions on tensors are `tf.cond`, not Python's."""
+    return tf.function(function, input_signature=inputs, autograph=False).get_concrete_function()
+
+
 def save(
     module: tf.Module,
     *,
@@ -73,7 +80,8 @@ def save(
     """Writes the next version of a model.
 
     Args:
-      module: what holds the variables, tables and functions.
+      module: what holds the variables and tables; functions beside the signatures, and layers of
+        Keras, would be traced anew and saved too.
       models: folder of all models.
       name: model name.
       signatures: by name.

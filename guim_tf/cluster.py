@@ -80,7 +80,7 @@ class Cluster:
         if self.alone or self.asynchronous:
             return True
 
-        @tf.function
+        @tf.function(autograph=False)
         def total() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(number, tf.int64))

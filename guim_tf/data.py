@@ -266,6 +266,7 @@ def cut_batches(
         "negatives" of it, features `[n]`, drawn from "catalogue_size" items.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
         sequences = parse_records(serialized, schema)
         if config.shuffled:

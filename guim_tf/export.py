@@ -12,11 +12,12 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.alignment import align
-from guim_tf.artifacts import Signatures, Warmup, save
+from guim_tf.artifacts import Signatures, Warmup, save, trace
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
 from guim_tf.data import Events, history_at, window
 from guim_tf.ensemble import Ensemble, load_ensemble
+from guim_tf.keras_compat import keras
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
 from guim_tf.schema import Schema
@@ -88,18 +89,11 @@ class ItemEncoderModule(tf.Module):
 
     def __init__(self, model: GUIM | Ensemble, lookups: Lookups, turn: Turn) -> None:
         super().__init__()
-        self.encoder = model.item_encoder  # what is saved: the layers, not the Keras model
+        self.weights = _weights(model.item_encoder)
         self._encode = model.encode_items
         self.lookups = lookups
         self.turn = turn
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, "item_id"),
-            tf.TensorSpec([None], tf.string, "category_id"),
-            tf.TensorSpec([None], tf.string, "title"),
-        ]
-    )
     def encode_items(
         self, item_id: tf.Tensor, category_id: tf.Tensor, title: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -113,7 +107,8 @@ class ItemEncoderModule(tf.Module):
         return {"item_embedding": self.turn(vectors)}
 
     def signatures(self) -> Signatures:
-        encode_items = self.encode_items.get_concrete_function()
+        texts = [tf.TensorSpec([None], tf.string, x) for x in ("item_id", "category_id", "title")]
+        encode_items = trace(self.encode_items, texts)
         return {"serving_default": encode_items, "encode_items": encode_items}
 
     def warmup(self) -> Warmup:
@@ -134,8 +129,7 @@ class UserEncoderModule(tf.Module):
     ) -> None:
         super().__init__()
         self.turn = turn
-        self.item_encoder = model.item_encoder  # what is saved, as above
-        self.user_encoder = model.user_encoder
+        self.weights = _weights(model.item_encoder) + _weights(model.user_encoder)
         self.lookups = lookups
         if config.model.actions:
             self.actions = ActionTable(schema.actions)
@@ -144,13 +138,8 @@ class UserEncoderModule(tf.Module):
         self._shape = [None, config.model.interests, config.model.embedding_dim]
         self._schema = schema
         self._config = config
-        inputs = [*EVENTS.values(), *action_inputs(config.model)]
-        self.encode_users = tf.function(self._encode_users, input_signature=inputs)
-        self.encode_users_with_attention = tf.function(
-            self._encode_users_with_attention, input_signature=inputs
-        )
 
-    def _encode_users(
+    def encode_users(
         self,
         item_id: tf.Tensor,
         category_id: tf.Tensor,
@@ -164,7 +153,7 @@ class UserEncoderModule(tf.Module):
         users = self.turn(self._encode(history, as_of))
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
-    def _encode_users_with_attention(
+    def encode_users_with_attention(
         self,
         item_id: tf.Tensor,
         category_id: tf.Tensor,
@@ -229,12 +218,6 @@ class UserEncoderModule(tf.Module):
         start = as_of - self._config.window.history_days * names.DAY
         return window(sequences, start, as_of, last=self._config.window.max_length)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, "examples"),
-            tf.TensorSpec([None], tf.int64, "as_of"),
-        ]
-    )
     def encode_user_examples(self, examples: tf.Tensor, as_of: tf.Tensor) -> dict[str, tf.Tensor]:
         """Users given by their training records."""
         history = history_at(examples, as_of, self._schema, self._config.window)
@@ -242,18 +225,23 @@ class UserEncoderModule(tf.Module):
         return {"user_embedding": tf.ensure_shape(users, self._shape)}
 
     def signatures(self) -> Signatures:
-        encode_users = self.encode_users.get_concrete_function()
+        events = [*EVENTS.values(), *action_inputs(self._config.model)]
+        examples = [tf.TensorSpec([None], tf.string, "examples"), EVENTS["as_of"]]
+        encode_users = trace(self.encode_users, events)
         return {
             "serving_default": encode_users,
             "encode_users": encode_users,
-            "encode_user_examples": self.encode_user_examples.get_concrete_function(),
-            "encode_users_with_attention": (
-                self.encode_users_with_attention.get_concrete_function()
-            ),
+            "encode_user_examples": trace(self.encode_user_examples, examples),
+            "encode_users_with_attention": trace(self.encode_users_with_attention, events),
         }
 
     def warmup(self) -> Warmup:
         return {"encode_users": warmup_history(self._schema, self._config.model)}
+
+
+def _weights(encoders: keras.layers.Layer | list[keras.layers.Layer]) -> list[tf.Variable]:
+    """What is saved of layers: with them Keras would trace and save each one's call too."""
+    return [weight for layer in tf.nest.flatten(encoders) for weight in layer.weights]
 
 
 def warmup_history(schema: Schema, config: ModelConfig) -> dict[str, tf.Tensor]:

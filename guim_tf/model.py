@@ -27,6 +27,8 @@ from guim_tf.strict_json import from_dict
 from guim_tf.threads import BRANCHES
 from guim_tf.user_encoder import UserEncoder
 
+# No condition in a graph is Python's own; to rewrite the sources all the same doubles the tracing.
+_as_it_is = tf.autograph.experimental.do_not_convert
 _GROUPS = 3  # of like length, in each branch: beyond that the operations cost more than the padding
 
 
@@ -154,6 +156,7 @@ class GUIM(tfrs.Model):
             **settings,
         )
 
+    @_as_it_is
     def call(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """A batch of `load_dataset` -> `[B, C, d]`."""
         del training  # dropout is a part of `compute_loss`
@@ -247,10 +250,12 @@ class GUIM(tfrs.Model):
         where = pad_rows(where, round_up(tf.shape(where)[0]))
         return self.user_encoder.predict_items(tf.gather(outputs, where))
 
+    @_as_it_is
     def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().train_step(inputs)
         return self.get_metrics_result()  # means over the pass; TFRS reports the last batch
 
+    @_as_it_is
     def test_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().test_step(inputs)
         return self.get_metrics_result()

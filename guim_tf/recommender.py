@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.artifacts import Signatures, Warmup
+from guim_tf.artifacts import Signatures, Warmup, trace
 from guim_tf.config import Config
 from guim_tf.export import EVENTS, action_inputs, warmup_history
 from guim_tf.lookup import IdTable, SortedIds
@@ -263,21 +263,14 @@ class Recommender(tf.Module):
         explained = tf.TensorSpec([None], tf.string, "explained_item_id")
         action = action_inputs(self._model_config)
         sets = [None, self._interests, self.vectors.dim]
-        inputs = {
-            self.recommend: [*request, *action],
-            self.recommend_filtered: [*request, *limits, *action],
-            self.nearest_items: [
-                tf.TensorSpec([None, self.vectors.dim], tf.float32, "item_embedding"),
-                k,
-            ],
-            self.nearest_items_to_user: [tf.TensorSpec(sets, tf.float32, "user_embedding"), k],
-            self.explain: [*EVENTS.values(), explained, *action],
-        }
+        item = tf.TensorSpec([None, self.vectors.dim], tf.float32, "item_embedding")
+        user = tf.TensorSpec(sets, tf.float32, "user_embedding")
         found = {
-            function.__name__: tf.function(
-                function, input_signature=signature
-            ).get_concrete_function()
-            for function, signature in inputs.items()
+            "recommend": trace(self.recommend, [*request, *action]),
+            "recommend_filtered": trace(self.recommend_filtered, [*request, *limits, *action]),
+            "nearest_items": trace(self.nearest_items, [item, k]),
+            "nearest_items_to_user": trace(self.nearest_items_to_user, [user, k]),
+            "explain": trace(self.explain, [*EVENTS.values(), explained, *action]),
         }
         return {"serving_default": found["recommend"]} | found
 

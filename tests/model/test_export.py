@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from guim_tf.artifacts import ArtifactError, latest, versions
@@ -205,6 +206,19 @@ def test_a_version_carries_schema_configuration_and_warmup(shop_models, shop_dat
     signature = tf.saved_model.load(str(extra.parent)).signatures[request.model_spec.signature_name]
     answer = signature(**{k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()})
     assert answer["user_embedding"].shape == [1, 3, 32]
+
+
+@pytest.mark.parametrize("name", ["user_encoder", "item_encoder", "retrieval_exact"])
+def test_a_version_holds_each_signature_once_and_no_layers(shop_models, name):
+    path = latest(shop_models, name) / tf.saved_model.SAVED_MODEL_FILENAME_PB
+    [graph] = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
+    nodes = graph.object_graph_def.nodes
+    assert [x for x in nodes if x.HasField("variable")]
+    assert not [x for x in nodes if x.user_object.identifier.startswith("_tf_keras")]
+    functions = [x.signature.name for x in graph.graph_def.library.function]
+    traced = [x.rsplit("_", 1)[0] for x in functions if "encode" in x or "recommend" in x]
+    assert traced
+    assert len(traced) == len(set(traced))
 
 
 def test_versions_count_up_and_unfinished_ones_are_not_seen(shop_run, tmp_path):
