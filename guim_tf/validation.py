@@ -28,7 +28,7 @@ from guim_tf.schema import Schema
 REPEAT_WEIGHTS = (-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 # The moments lie in months that the model has learned from, where it knows what sold: what it needs
 # to be told is more at the end of the log, and never less than the first of these.
-POPULARITY_WEIGHTS = (0.1, 0.2, 0.3, 0.4)
+POPULARITY_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6)
 # Where nobody can be asked: vectors don't say what sells (`LossConfig.logq`), and whether people
 # buy the same again is not known.
 UNASKED = {"repeat_weight": 0.0, "popularity_weight": 0.2}
