@@ -41,6 +41,10 @@ class PlainGUIM(GUIM):
         assert not self.model_config.actions
         self.max_length = max_length
 
+    def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """By TFRS, with AutoGraph, which its Retrieval task needs in a graph."""
+        return tfrs.Model.train_step(self, inputs)
+
     def compute_loss(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """As of `GUIM`."""
         history = {name: self._padded(x) for name, x in inputs["history"].items()}

@@ -7,7 +7,7 @@ and a list of its files.
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import tensorflow as tf
@@ -57,13 +57,6 @@ def latest(models: str | pathlib.Path, name: str, *, back: int = 0) -> pathlib.P
             "retrieval models with `guim index`."
         )
     return pathlib.Path(models, name, str(found[-1 - back]))
-
-
-def trace(
-    function: Callable[..., Mapping[str, tf.Tensor]], inputs: Sequence[tf.TensorSpec]
-) -> tf.types.experimental.ConcreteFunction:
-    """A function as a signature. Its conditions on tensors are `tf.cond`, not Python's."""
-    return tf.function(function, input_signature=inputs, autograph=False).get_concrete_function()
 
 
 def save(

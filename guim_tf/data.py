@@ -13,6 +13,7 @@ import tensorflow as tf
 from guim_tf import schema as names
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import WindowConfig
+from guim_tf.graphs import as_it_is
 from guim_tf.schema import Schema
 from guim_tf.shards import read_records, shard_files
 
@@ -242,7 +243,7 @@ def load_records(
 ) -> tf.data.Dataset:
     """Records of the users of a split who can be cut."""
     records = read_records(shard_files(folder, split), schema)
-    return records.filter(lambda record: can_be_cut(record, schema, config))
+    return records.filter(as_it_is(lambda record: can_be_cut(record, schema, config)))
 
 
 def cut_batches(
@@ -266,7 +267,7 @@ def cut_batches(
         "negatives" of it, features `[n]`, drawn from "catalogue_size" items.
     """
 
-    @tf.autograph.experimental.do_not_convert
+    @as_it_is
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor | Events]:
         sequences = parse_records(serialized, schema)
         if config.shuffled:

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 from guim_tf import schema as names
 from guim_tf.alignment import align
-from guim_tf.artifacts import Signatures, Warmup, save, trace
+from guim_tf.artifacts import Signatures, Warmup, save
 from guim_tf.catalogue import Catalogue
 from guim_tf.config import Config, ModelConfig
 from guim_tf.data import Events, history_at, window
 from guim_tf.ensemble import Ensemble, load_ensemble
+from guim_tf.graphs import trace
 from guim_tf.keras_compat import keras
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM

@@ -13,6 +13,7 @@ from guim_tf.batch_items import BatchEvents, collect, count_events, present_even
 from guim_tf.config import LossConfig, ModelConfig
 from guim_tf.data import Events
 from guim_tf.few_shapes import pad_rows, round_up
+from guim_tf.graphs import as_it_is
 from guim_tf.item_encoder import ItemEncoder
 from guim_tf.keras_compat import keras, register
 from guim_tf.layers.table import look_up
@@ -27,8 +28,6 @@ from guim_tf.strict_json import from_dict
 from guim_tf.threads import BRANCHES
 from guim_tf.user_encoder import UserEncoder
 
-# No condition in a graph is Python's own; to rewrite the sources all the same doubles the tracing.
-_as_it_is = tf.autograph.experimental.do_not_convert
 _GROUPS = 3  # of like length, in each branch: beyond that the operations cost more than the padding
 
 
@@ -156,7 +155,6 @@ class GUIM(tfrs.Model):
             **settings,
         )
 
-    @_as_it_is
     def call(self, inputs: dict[str, Any], training: bool = False) -> tf.Tensor:
         """A batch of `load_dataset` -> `[B, C, d]`."""
         del training  # dropout is a part of `compute_loss`
@@ -250,12 +248,16 @@ class GUIM(tfrs.Model):
         where = pad_rows(where, round_up(tf.shape(where)[0]))
         return self.user_encoder.predict_items(tf.gather(outputs, where))
 
-    @_as_it_is
+    @as_it_is
     def train_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().train_step(inputs)
         return self.get_metrics_result()  # means over the pass; TFRS reports the last batch
 
-    @_as_it_is
+    @as_it_is
+    def predict_step(self, inputs: dict[str, Any]) -> tf.Tensor:
+        return super().predict_step(inputs)
+
+    @as_it_is
     def test_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().test_step(inputs)
         return self.get_metrics_result()

@@ -22,6 +22,11 @@ def prefer_bfloat16(cpu: str | os.PathLike = "/proc/cpuinfo") -> bool:
     """
     if VARIABLE not in os.environ and _has_amx(pathlib.Path(cpu)):
         os.environ[VARIABLE] = "BF16"
+    return in_bfloat16()
+
+
+def in_bfloat16() -> bool:
+    """Whether products of this process are in bfloat16."""
     return os.environ.get(VARIABLE) == "BF16"
 
 

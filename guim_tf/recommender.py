@@ -3,9 +3,10 @@
 import tensorflow as tf
 
 from guim_tf import schema as names
-from guim_tf.artifacts import Signatures, Warmup, trace
+from guim_tf.artifacts import Signatures, Warmup
 from guim_tf.config import Config
 from guim_tf.export import EVENTS, action_inputs, warmup_history
+from guim_tf.graphs import trace
 from guim_tf.lookup import IdTable, SortedIds
 from guim_tf.mixture import habit, merge_interests, prefer_repeats, rescore
 from guim_tf.schema import Schema

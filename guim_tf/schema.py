@@ -99,7 +99,8 @@ class Schema:
     """The contract between a data set and everything that reads it.
 
     `as_of` is the moment that divides what may be learned from (before it) from what is held out
-    for evaluation (at or after it): no vocabulary, count or training target looks past it.
+    for evaluation (at or after it): no vocabulary, count or training target looks past it. Titles
+    and categories are what items are called now: the latest of the log.
     Timestamps are seconds since the epoch.
     """
 

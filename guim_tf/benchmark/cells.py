@@ -25,6 +25,7 @@ from guim_tf.training import train
 
 REPORT_FILE = "report.json"
 FILES_FILE = "vectors.json"
+TRAININGS_FILE = "trainings.json"  # what an export or a report was made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +68,17 @@ class Cell:
 
     @property
     def exported(self) -> bool:
-        return all(versions(self.models, name) for name in (USER_ENCODER, ITEM_ENCODER))
+        return self._is_of(self.models) and all(
+            versions(self.models, name) for name in (USER_ENCODER, ITEM_ENCODER)
+        )
 
     @property
     def evaluated(self) -> bool:
-        return self.trained and measured(self.report, exclude_seen=self.exclude_seen)
+        return (
+            self.trained
+            and self._is_of(self.report)
+            and measured(self.report, exclude_seen=self.exclude_seen)
+        )
 
     @property
     def training(self) -> dict[str, Any]:
@@ -94,9 +101,6 @@ class Cell:
         Raises:
           ValueError: a step has failed; the steps before it are kept.
         """
-        if not self.trained:
-            for folder in (self.report, self.models):  # of other trainings
-                shutil.rmtree(folder, ignore_errors=True)
         for i, member in enumerate(self.members):
             if member.changed:
                 say("its configuration has changed: starting anew")
@@ -115,6 +119,7 @@ class Cell:
             shutil.rmtree(self.models, ignore_errors=True)  # one encoder without the other
             runs = [member.run for member in self.members]
             export(run=runs, models=self.models, dataset=dataset)
+            self._note(self.models)
         if not self.evaluated:
             say("evaluating")
             evaluate(
@@ -125,7 +130,21 @@ class Cell:
                 baselines=False,
                 exclude_seen=self.exclude_seen,
             )
+            self._note(self.report)
         _let_go()
+
+    def _trainings(self) -> dict[str, Any]:
+        """What tells these trainings from others: a member's may have been made anew elsewhere."""
+        files = (CONFIG_FILE, RESULT_FILE)
+        return {x: [read_json(member.run / x) for member in self.members] for x in files}
+
+    def _is_of(self, folder: pathlib.Path) -> bool:
+        """Whether a folder was made of these trainings."""
+        noted = folder / TRAININGS_FILE
+        return noted.is_file() and read_json(noted) == self._trainings()
+
+    def _note(self, folder: pathlib.Path) -> None:
+        write_whole(folder / TRAININGS_FILE, json.dumps(self._trainings(), indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from guim_tf.benchmark.suite import Suite
 
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "index.html"
+DATASET_FILE = "dataset.json"  # which build of which data set the results are of
 
 _EXAMPLES = """\
 examples:
@@ -148,12 +150,17 @@ def benchmark(
 
 
 def _claim(folder: pathlib.Path, dataset: str | pathlib.Path) -> None:
-    """Marks the output with the data set's schema, or checks that it has that mark."""
-    from guim_tf.schema import SCHEMA_FILE, Schema
+    """Marks the output with digests of what tells a data set from another build of it, or checks
+    that it has that mark."""
+    from guim_tf.runs import write_whole
+    from guim_tf.schema import COUNTERS_FILE, LABELS_FILE, SCHEMA_FILE, Schema
 
-    schema = Schema.load(dataset)
-    if (folder / SCHEMA_FILE).is_file():
-        if Schema.load(folder) != schema:
+    Schema.load(dataset)  # says what is wrong with a folder that is no data set
+    files = [pathlib.Path(dataset, x) for x in (SCHEMA_FILE, COUNTERS_FILE, LABELS_FILE)]
+    mine = {x.name: hashlib.sha256(x.read_bytes()).hexdigest() for x in files if x.is_file()}
+    mark = folder / DATASET_FILE
+    if mark.is_file():
+        if json.loads(mark.read_text(encoding="utf-8")) != mine:
             raise BenchmarkError(
                 f"{folder} holds results of another data set than {dataset}, or of an earlier "
                 "build of it. Choose another --output, or remove that folder."
@@ -162,7 +169,7 @@ def _claim(folder: pathlib.Path, dataset: str | pathlib.Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise BenchmarkError(f"{folder} is not empty and not of a benchmark. Choose another one.")
     folder.mkdir(parents=True, exist_ok=True)
-    schema.save(folder)
+    write_whole(mark, json.dumps(mine, indent=1) + "\n")
 
 
 def _document(

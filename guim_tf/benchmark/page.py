@@ -37,6 +37,7 @@ def render_page(
         differences=tables.difference_lines(document),
         difference_packs=tables.difference_packs(document),
         interval=tables.interval,
+        rankings=tables.rankings(document),
         categories=plots.CATEGORIES,
         most_drawn=plots.MAX_POINTS,
         **_plots(document, sliced),
@@ -49,9 +50,10 @@ def _plots(document: dict[str, Any], sliced: list[str]) -> dict[str, Any]:
     configurations, reference = document["configurations"], document["reference"]
     metric, tasks = document["headline"]["metric"], document["headline"]["tasks"]
     title = tables.headline_title(document)
-    rows, names = tables.rows(document), [x["name"] for x in configurations]
+    rows, models = tables.rows(document), tables.models(document)
+    names = [x["name"] for x in models]
     profile = document["profile"] or {"labels": {}, "methods": []}
-    predicted = [*configurations, *profile["methods"]]
+    predicted = [*models, *profile["methods"]]
     cpp = {profile_name(label): ("accuracy", label) for label in profile["labels"]}
     cmp = {task: ("tasks", task, metric) for task in tasks}
     slices = {

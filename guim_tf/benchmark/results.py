@@ -39,10 +39,19 @@ class Finished:
     @property
     def method(self) -> Mapping[str, Any]:
         """The row of the model in its report, with its accuracy by label."""
-        row = next(x for x in self.report["methods"] if x["kind"] == "model")
+        row = self._rows[0]
         predicted = (self.report.get("profile") or {"methods": []})["methods"]
         accuracy = [x["accuracy"] for x in predicted if x["kind"] == "model"]
         return {**row, "accuracy": accuracy[0] if accuracy else {}}
+
+    @property
+    def alone(self) -> Mapping[str, Any] | None:
+        """The row of the vectors alone, where lists have habits and a prior too."""
+        return self._rows[1] if len(self._rows) > 1 else None
+
+    @property
+    def _rows(self) -> list[Mapping[str, Any]]:
+        return [x for x in self.report["methods"] if x["kind"] == "model"]
 
 
 def to_document(
@@ -69,6 +78,7 @@ def to_document(
     rows = [row for row in suite.rows if finished.get(row.name)]
     made = {row.name: {run.seed: run for run in finished[row.name]} for row in rows}
     reference = made.get(suite.reference)
+    reference_is_seeded = all(_seeded(row) for row in rows if row.name == suite.reference)
     metric, tasks = headline(baselines)
     return {
         "suite": json.loads(to_json(suite)),  # lists, as they are read again
@@ -84,8 +94,10 @@ def to_document(
                 **_making(suite, row),
                 "interests": _interests(suite, row, made[row.name]),
                 "size": suite.size(row) if isinstance(row, Entry) else None,
+                "seeds": len(suite.seeds) if _seeded(row) else 1,  # when all runs are through
                 "runs": [_run(made[row.name][seed]) for seed in sorted(made[row.name])],
-                **_summary(made[row.name], reference, repeated=not _seeded(row)),
+                "alone": _alone(list(made[row.name].values())),
+                **_summary(made[row.name], reference, seeded=(_seeded(row), reference_is_seeded)),
                 "gain_percent": _gain(made[row.name], _single(suite, row, made), metric, tasks),
             }
             for row in rows
@@ -107,7 +119,7 @@ def _making(suite: Suite, row: Entry | VectorsEntry) -> dict[str, Any]:
     members = [f"members={row.members}"] if row.members > 1 else []
     return {
         "family": row.family,
-        "mode": row.mode or suite.mode,
+        "mode": suite.mode_of(row),
         "settings": [*row.settings, *members],
         "config": dataclasses.asdict(suite.config(row, suite.seeds[0])),
     }
@@ -135,13 +147,24 @@ def _run_notes(baselines: Report, made: Mapping[str, Mapping[int, Finished]]) ->
     found: dict[tuple[str, str], list[str]] = {}
     for name, runs in made.items():
         for seed, run in sorted(runs.items()):
-            for note in run.report["notes"]:
+            for note in [*run.report["notes"], *_other_versions(baselines, run.report)]:
                 if note not in baselines["notes"]:
                     found.setdefault((name, note), []).append(str(seed))
     return [
         f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: {note}"
         for (name, note), seeds in found.items()
     ]
+
+
+def _other_versions(baselines: Report, report: Report) -> list[str]:
+    """Says it where a run was evaluated by other software than the baselines."""
+    theirs = baselines["versions"]
+    other = [
+        f"{name} {version} ({theirs.get(name, 'none')})"
+        for name, version in report["versions"].items()
+        if version != theirs.get(name)
+    ]
+    return [f"evaluated with other versions than the baselines: {', '.join(other)}."] * bool(other)
 
 
 def _require_same_measures(baselines: Report, runs: Sequence[Finished]) -> None:
@@ -167,6 +190,7 @@ def _run(run: Finished) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "page": run.path,
+        "definition": of["definition"],
         **{key: (run.training or {}).get(key) for key in TRAINING},
         "tasks": {
             task: {metric: found["mean"] for metric, found in metrics.items()}
@@ -179,14 +203,14 @@ def _run(run: Finished) -> dict[str, Any]:
 
 
 def _summary(
-    runs: dict[int, Finished], reference: dict[int, Finished] | None, *, repeated: bool
+    runs: dict[int, Finished], reference: dict[int, Finished] | None, *, seeded: tuple[bool, bool]
 ) -> dict[str, Any]:
     """Means over seeds of everything, and differences from the reference, seed by seed.
 
     Args:
       runs: by seed.
       reference: by seed, or None without one.
-      repeated: whether the one run stands for every seed of the reference.
+      seeded: whether either has a run for each seed, or one that stands for all.
     """
     first = next(iter(runs.values())).method
     found: dict[str, Any] = {
@@ -199,7 +223,9 @@ def _summary(
         if reference is None:
             return
         theirs = _values(reference, (place, *path, "mean"))
-        mine = dict.fromkeys(theirs, *values.values()) if repeated else values
+        mine = values if seeded[0] else dict.fromkeys(theirs, *values.values())
+        if not seeded[1]:
+            theirs = dict.fromkeys(mine, *theirs.values())
         difference = estimate(list(paired(mine, theirs).values()))
         if place == "slices":
             _put(found["slice_difference"], path, difference, more)
@@ -236,17 +262,33 @@ def _summary(
     return found
 
 
+def _alone(runs: Sequence[Finished]) -> dict[str, Any] | None:
+    """Means over seeds by vectors alone, by task and metric; None where lists are just that."""
+    if not any(run.alone for run in runs):
+        return None
+    found = [(run.alone or run.method)["tasks"] for run in runs]
+    return {
+        task: {
+            metric: dataclasses.asdict(estimate([of[task][metric]["mean"] for of in found]))
+            for metric in metrics
+        }
+        for task, metrics in found[0].items()
+    }
+
+
 def _single(
     suite: Suite, row: Entry | VectorsEntry, made: Mapping[str, dict[int, Finished]]
 ) -> dict[int, Finished] | None:
-    """The runs with C = 1: of the same family, or else the reference."""
+    """The runs with C = 1: of the same family, or else the reference, if of the same mode."""
     if isinstance(row, VectorsEntry) or row.family is None:
         return None
-    singles = [other for other in suite.configurations if suite.size(other) == 1]
-    for other in singles:
-        if other.family == row.family:
-            return made.get(other.name)
-    return made.get(suite.reference) if suite.reference in [x.name for x in singles] else None
+    mode = suite.mode_of(row)
+    singles = {x.name: x for x in suite.configurations if suite.size(x) == 1}
+    of_family = [name for name, other in singles.items() if other.family == row.family]
+    of_mode = [name for name, other in singles.items() if suite.mode_of(other) == mode]
+    if of_family:
+        return made.get(of_family[0])
+    return made.get(suite.reference) if suite.reference in of_mode else None
 
 
 def _gain(

@@ -146,13 +146,18 @@ class Suite:
         return [row.name for row in self.rows]
 
     def size(self, entry: Entry) -> int:
-        """Numbers of a user over the smallest d of the suite: C, and for GUI-EDI what equals it.
+        """Numbers of a user over the smallest d: C, and for GUI-EDI what equals it.
 
-        Of several members, those of one.
+        The smallest of the configurations in the same mode. Of several members, those of one.
         """
-        models = [self.config(other, self.seeds[0]).model for other in self.configurations]
+        of_mode = [x for x in self.configurations if self.mode_of(x) == self.mode_of(entry)]
+        models = [self.config(other, self.seeds[0]).model for other in of_mode]
         model = self.config(entry, self.seeds[0]).model
         return model.interests * model.embedding_dim // min(x.embedding_dim for x in models)
+
+    def mode_of(self, entry: Entry) -> str:
+        """The mode that its settings change."""
+        return self.mode if entry.mode is None else entry.mode
 
     def config(self, entry: Entry, seed: int) -> Config:
         """The whole configuration of one run.
@@ -161,7 +166,7 @@ class Suite:
           ConfigError: a setting names no field, has an impossible value, or sets the seed; or the
             mode is unknown.
         """
-        mode = self.mode if entry.mode is None else entry.mode
+        mode = self.mode_of(entry)
         settings = [*self.settings, *entry.settings]
         try:
             if mode not in MODES:

@@ -27,8 +27,14 @@ T = TypeVar("T")
 
 
 def results_table(document: dict[str, Any]) -> Table:
-    """All configurations, then all baselines, on all tasks by all metrics."""
-    return main_table(_evaluation(document))
+    """All configurations, each by its vectors alone too where lists are more, then all baselines,
+    on all tasks by all metrics."""
+    found = []
+    for row in rows(document):
+        found.append(row)
+        if row.get("alone"):
+            found.append({**row, "name": f"{row['name']}, vectors alone", "tasks": row["alone"]})
+    return main_table({**_evaluation(document), "methods": found})
 
 
 def split(table: Table) -> list[Table]:
@@ -71,13 +77,34 @@ def accuracy_table(document: dict[str, Any]) -> Table | None:
     profile = document["profile"]
     if not profile or not profile["labels"]:
         return None
-    models = [{**x, "kind": "model"} for x in document["configurations"]]
-    return profile_table({**profile, "methods": models + profile["methods"]})
+    return profile_table({**profile, "methods": models(document) + profile["methods"]})
+
+
+def models(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Configurations in the form of an evaluation's methods, named with what they lack."""
+    return [
+        {**x, "name": f"{x['name']} ({done} of {x['seeds']} seeds)" if missing else x["name"]}
+        | {"kind": "model"}
+        for x in document["configurations"]
+        for done, missing in [(len(x["runs"]), len(x["runs"]) < x["seeds"])]
+    ]
 
 
 def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Configurations and baselines in the form of an evaluation's methods."""
-    return [{**x, "kind": "model"} for x in document["configurations"]] + document["baselines"]
+    return models(document) + document["baselines"]
+
+
+def rankings(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """(configuration and seeds, how its lists are ranked): weights differ where they are chosen."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for x in document["configurations"]:
+        for run in x["runs"]:
+            found.setdefault((x["name"], run["definition"]), []).append(str(run["seed"]))
+    return [
+        (f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}", definition)
+        for (name, definition), seeds in found.items()
+    ]
 
 
 def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +160,7 @@ def markdown(document: dict[str, Any]) -> str:
         "95 % interval over seeds (t, n - 1 degrees of freedom). Baselines have no seed: ± half of "
         "the 95 % interval over users. The best of a column is bold. " + tasks_note(protocol),
         f"```\n{document['command']}\n```",
+        *document["notes"],
         *(
             f"## {task}\n\n{_cells(table, table.columns[start : start + count], start)}"
             for task, start, count in _groups(table)
@@ -152,7 +180,7 @@ def markdown(document: dict[str, Any]) -> str:
             f"## Improvement over C = 1, {headline_title(document)}, percent\n\n{_gains(document)}"
         )
     parts.append(f"## Runs\n\n{_common(suite)}\n\n{_runs(document)}")
-    parts += document["notes"]
+    parts.append("\n".join(f"- {row}: {definition}" for row, definition in rankings(document)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -98,7 +98,7 @@ def evaluate(
         measured = evaluate_matching(
             protocol, vectors, with_baselines=baselines, exclude_seen=exclude_seen
         )
-        notes += measured.notes
+        notes += [*protocol.notes, *measured.notes]
         matching = (protocol, measured.methods)
         for first in list(vectors.values())[:1]:
             examples = draw_examples(protocol, first, seed=seed)

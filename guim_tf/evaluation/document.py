@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import math
 import pathlib
@@ -20,6 +21,7 @@ from guim_tf.evaluation.protocol import Protocol, date
 from guim_tf.evaluation.ragged import Ragged
 from guim_tf.evaluation.tables import headline
 from guim_tf.evaluation.tasks import SLICE_METRIC, slices, truths
+from guim_tf.precision import in_bfloat16
 from guim_tf.schema import Schema
 from guim_tf.version import __version__
 
@@ -75,7 +77,8 @@ def to_document(
         "run": None if run is None else str(run),
         "seed": seed,
         "versions": {
-            "guim_tf": __version__,
+            "guim_tf": f"{__version__}, source {_source()}",
+            "products": "bfloat16" if in_bfloat16() else "float32",
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
@@ -84,6 +87,15 @@ def to_document(
     if methods:
         plain["comparisons"] = _plain(_comparisons(methods, *headline(plain)))
     return plain
+
+
+def _source() -> str:
+    """Tells one state of this package's code from another."""
+    package = pathlib.Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _sizes(protocol: Protocol) -> dict[str, int]:

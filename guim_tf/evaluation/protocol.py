@@ -50,6 +50,17 @@ class Protocol:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    @property
+    def notes(self) -> list[str]:
+        """Says it where the log ends within the window of the truth."""
+        days = -(-(self.schema.last_timestamp + 1 - self.as_of) // DAY)
+        if days >= self.test_days:
+            return []
+        return [
+            f"The log ends on {date(self.schema.last_timestamp)}: it has {days} of the "
+            f"{self.test_days} days from {date(self.as_of)}."
+        ]
+
     def at_most(self, users: int) -> Protocol:
         """The same question to so many of the users, spread evenly over their ids."""
         if len(self) <= users:

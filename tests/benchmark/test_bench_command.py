@@ -41,6 +41,7 @@ class Stages:
         self.broken = {}  # (stage, "name/seed") -> error to raise
 
     def _enter(self, stage, folder):
+        """No two trainings of one list of calls leave the same result."""
         where = f"{folder.parent.name}/{folder.name}"
         self.calls.append((stage, where))
         if (stage, where) in self.broken:
@@ -50,7 +51,7 @@ class Stages:
         run.mkdir(exist_ok=True)
         (run / "config.json").write_text(to_json(config))
         self._enter("train", run)
-        fields = {"epochs": 2, "best_epoch": 2, "parameters": 10, "minutes": 0.5}
+        fields = {"epochs": 2, "best_epoch": 2, "parameters": 10, "minutes": len(self.calls) / 8}
         (run / "result.json").write_text(json.dumps(fields))
 
     def export(self, *, run, models, dataset):
@@ -175,6 +176,40 @@ def test_a_configuration_of_an_earlier_version_is_run_again(run, tmp_path):
     assert run()[1] == steps("C1/0")
 
 
+def test_a_model_of_several_trainings_is_made_anew_with_any_of_them(run):
+    """A member that is another cell's run may have been trained anew there, or for another one."""
+
+    def entries(interests):
+        common = {"settings": [f"model.interests={interests}"]}
+        return [{"name": "C1"} | common, {"name": "C1x2", "members": 2} | common]
+
+    last = [("train", "1x2/2"), ("train", "1x2/3")]  # members that no other cell has
+    first = run(configurations=entries(1))[1]
+    assert [x for x in first if x[0] == "train"] == [
+        *(("train", f"C1/{seed}") for seed in (0, 1)),
+        *last,
+    ]
+    # Of all, the pair's first finds C1/1 changed and trains it; then that one has a stale report.
+    calls = run(configurations=entries(3))[1]
+    assert calls == [
+        *steps("C1/0"),
+        ("train", "C1/1"),
+        ("export", "C1x2/0x2"),
+        ("evaluate", "C1x2/0x2"),
+        ("export", "C1/1"),
+        ("evaluate", "C1/1"),
+        *last,
+        ("export", "C1x2/1x2"),
+        ("evaluate", "C1x2/1x2"),
+    ]
+    # With the singles trained first, every member is finished, and the models of before are not.
+    run(configurations=entries(4), only=["C1"])
+    calls = run(configurations=entries(4))[1]
+    made = [("export", "C1x2/0x2"), ("evaluate", "C1x2/0x2")]
+    assert calls[:2] == made
+    assert run(configurations=entries(4))[1] == []
+
+
 def test_a_changed_name_reference_or_seed_list_repeats_nothing_that_is_there(run):
     run()
     result, calls = run(seeds=[1, 2], reference="C4", title="Other")
@@ -234,6 +269,19 @@ def test_an_output_belongs_to_one_data_set(run, tmp_path):
     run()
     dataclasses.replace(SCHEMA, as_of=6).save(tmp_path / "dataset")
     with pytest.raises(BenchmarkError, match="another data set"):
+        run()
+    SCHEMA.save(tmp_path / "dataset")
+    assert run()[1] == []
+
+
+@pytest.mark.parametrize("name", ["counters.json", "labels.parquet"])
+def test_another_build_of_the_data_set_is_another_data_set(run, tmp_path, name):
+    """The same schema with other users in the shards, or with other labels."""
+    file = tmp_path / "dataset" / name
+    file.write_text("90 % of the users")
+    run()
+    file.write_text("all users")
+    with pytest.raises(BenchmarkError, match="an earlier build of it"):
         run()
 
 
@@ -318,6 +366,18 @@ def test_vectors_without_a_seed_are_held_to_every_seed_of_the_reference(run, fil
         "half_width": pytest.approx(12.706 * 0.05),
         "n": 2,
     }
+
+
+def test_every_seed_is_held_to_a_reference_without_one(run, files):
+    once = {"user_vectors": "0-users.txt", "item_vectors": "0-items.txt"}
+    result, _ = run(vectors=[files | once], reference="SASRec")
+    # .44 - .6 and .54 - .6: mean -.11, standard error .05.
+    assert row(result, "C4")["difference"]["CMP-L"]["recall@100"] == {
+        "mean": pytest.approx(-0.11),
+        "half_width": pytest.approx(12.706 * 0.05),
+        "n": 2,
+    }
+    assert row(result, "SASRec")["difference"]["CMP-L"]["recall@100"]["mean"] == 0
 
 
 def test_a_seed_of_vectors_with_another_c_is_refused(run, files, tmp_path):

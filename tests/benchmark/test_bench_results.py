@@ -206,6 +206,62 @@ def test_reports_that_measure_something_else_are_refused(suite_file, other):
         )
 
 
+def test_a_single_vector_of_another_mode_is_no_yardstick(make):
+    """C = 1 of the same family, or the reference where that has the same mode."""
+    single = {"name": "C1", "family": "GUIM", "settings": ["model.interests=1"]}
+    for changes, has in (
+        ({"family": "other"}, True),
+        ({"family": "other", "mode": "tuned"}, False),
+    ):
+        several = {"name": "C4", "settings": ["model.interests=4"], **changes}
+        found = make({"C1": [0, 1], "C4": [0, 1]}, configurations=[single, several])
+        assert (of(found, "C4")["gain_percent"] is not None) == has
+
+
+def test_a_row_says_how_many_of_its_seeds_are_there(make):
+    lines = tables.markdown(make({"C1": [0, 1], "C4": [1]})).splitlines()
+    assert "| C1 | .4200 ± .2541 | .0420 ± .0254 |" in lines
+    assert "| C4 (1 of 2 seeds) | **.5000** | **.0500** |" in lines
+    assert "| C4 (1 of 2 seeds) | **.2500** |" in lines  # of profiles
+
+
+def test_vectors_alone_and_how_lists_are_ranked(suite_file):
+    """Lists of C4 have .1 more than its vectors; with one seed they have another weight."""
+    runs = {}
+    for name in RECALL:
+        for seed, recall in RECALL[name].items():
+            rows = [method(f"GUIM of {name}", "model", recall + 0.1 * (name == "C4"), [1.0])]
+            rows += [method("vectors alone", "model", recall, [1.0])] * (name == "C4")
+            rows[0]["definition"] = f"Habits of {seed}."
+            path = f"reports/{name}/{seed}/report.html"
+            runs.setdefault(name, []).append(Finished(seed, TRAINING, report(rows), path))
+    runs["C1"] = [dataclasses.replace(runs["C1"][0], seed=seed) for seed in (0, 1)]
+    found = to_document(
+        suite=load_suite(suite_file()), finished=runs, baselines=BASELINES, command="c", notes=[]
+    )
+    assert of(found, "C1")["alone"] is None
+    lines = tables.markdown(found).splitlines()
+    assert "| C4 | **.5700** ± .3812 | **.0570** ± .0381 |" in lines
+    assert "| C4, vectors alone | .4700 ± .3812 | .0470 ± .0381 |" in lines
+    assert "- C1, seeds 0, 1: Habits of 0." in lines
+    assert "- C4, seed 1: Habits of 1." in lines
+
+
+def test_other_versions_than_the_baselines_are_told(suite_file):
+    reports = [report([method("GUIM", "model", 0.5, [1.0])]) for _ in range(2)]
+    reports[1]["versions"] = reports[1]["versions"] | {"products": "bfloat16"}
+    found = to_document(
+        suite=load_suite(suite_file()),
+        finished={"C1": [Finished(i, TRAINING, x, "page.html") for i, x in enumerate(reports)]},
+        baselines=BASELINES,
+        command="c",
+        notes=[],
+    )
+    assert found["notes"] == [
+        "C1, seed 1: evaluated with other versions than the baselines: products bfloat16 (none)."
+    ]
+
+
 def test_without_a_family_there_is_no_gain(make):
     plain = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4"}]
     found = make({"C1": [0, 1], "C4": [0, 1]}, configurations=plain)

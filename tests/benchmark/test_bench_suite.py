@@ -151,6 +151,16 @@ def test_there_are_ready_suites():
     assert [x.model.interests for x in made] == [1, 2, 4, 8, 2, 4, 8, 1, 1]
     # a vector of GUI-EDI is as long as C vectors together
     assert [shop.size(entry) for entry in drawn] == [1, 2, 4, 8, 2, 4, 8, 2, 4]
+    amazon = load_suite(SUITES / "amazon_leave_one_out.json")  # modes differ in d
+    assert {x.name: amazon.size(x) for x in amazon.configurations} == {
+        "tuned-C4": 4,
+        "tuned-C1": 1,
+        "tuned-C1x3": 1,
+        "GUIM-MH-4": 4,
+        "GUI-EDI-2": 2,
+        "paper-C4": 4,
+        "paper-C1": 1,
+    }
     variants = load_suite(SUITES / "variants.json")
     made = [variants.config(entry, 0) for entry in variants.configurations]
     modes = {(x.model.interests, x.model.causal) for x in made}

@@ -82,6 +82,13 @@ def test_the_loss_and_its_gradients_are_those_of_the_package(mode, users):
         np.testing.assert_allclose(mine, expected, atol=1e-4 * scale, err_msg=name)
 
 
+def test_it_is_trained_in_a_graph():
+    """TFRS's task asks for the length of a tensor, which is AutoGraph's to answer."""
+    model = PlainGUIM(ROWS, model=MODEL, loss=LOSS, max_length=9)
+    model.compile("sgd")
+    assert tf.function(model.train_step)(random_batch())["loss"] > 0
+
+
 def test_longer_padding_does_not_change_the_loss():
     """Masks are drawn by place, so nothing is masked here."""
     batch = random_batch()
