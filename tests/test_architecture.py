@@ -43,6 +43,7 @@ LAYERS = (
         "precision",
         "threads",
         "few_shapes",
+        "graphs",
     ),
     ("config", "mapping", "popularity", "packing", "replicas"),
     (

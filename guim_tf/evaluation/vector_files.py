@@ -52,7 +52,7 @@ class VectorFile:
     def select(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of `ids` `[m]`: `[m, C, d]` float32, zeros for the unknown, and who is known.
 
-        Zeros in the file are no vector either: they tie with everything, and ties go to what sells.
+        A user of zeros has no vector either: all items tie, and ties go to what sells.
 
         Raises:
           VectorFileError: nobody is known, or a vector holds NaN or infinity.
@@ -75,10 +75,11 @@ class VectorFile:
                 f"{self.path}: the vector of {self.kind} {str(ids[wrong][0])!r} holds NaN, "
                 "infinity or a number beyond float32; expected finite numbers."
             )
-        given = np.any(found != 0, axis=(1, 2))
-        if not given.any():
-            raise VectorFileError(f"{self.path}: the vectors of all {self.kind}s are zeros.")
-        return found, given
+        if self.kind == "user":
+            known &= np.any(found != 0, axis=(1, 2))
+            if not known.any():
+                raise VectorFileError(f"{self.path}: the vectors of all users are zeros.")
+        return found, known
 
 
 def read_vectors(path: str | pathlib.Path, *, kind: str) -> VectorFile:

@@ -72,7 +72,7 @@ def test_main_prints_one_line_of_json(script, habitual, capsys):
     line = json.loads(capsys.readouterr().out)
     assert line["users"] == 5
     assert set(line["ease"]) == set(line["with_habits"])
-    assert line["ease"]["CMP-L recall@100"] == 1.0  # a hundred of five items
+    assert line["ease"]["CMP-L recall@100"] == 1.0
 
 
 def test_main_refuses_what_has_no_past(script, shop_writer, tmp_path, capsys):

@@ -64,6 +64,13 @@ def test_windows_move_with_their_arguments(shop, shop_protocol):
     assert lists(narrow.future.items) == [[C, A]]
 
 
+def test_a_log_that_ends_within_the_window_is_told(shop, shop_protocol):
+    assert shop_protocol.notes == []  # its last event is on day 30
+    later = load_protocol(shop, as_of=shop_protocol.as_of + 2 * DAY)
+    [note] = later.notes
+    assert "it has 29 of the 30 days from" in note
+
+
 def test_one_split(shop):
     assert load_protocol(shop, splits=("validation",)).user_ids.tolist() == ["finn"]
 

@@ -154,6 +154,17 @@ def test_files_that_are_refused(tmp_path):
             read_vectors(path, kind="user")
 
 
+def test_zeros_are_no_vector(tmp_path):
+    """All cosines with them are one, and of equals those come first that sell most."""
+    file = read_vectors(
+        write_npy(tmp_path / "u.npy", "abc", [[0, 1], [0, 0], [0, -1]]), kind="user"
+    )
+    _, given = file.select(np.array(["a", "b", "c", "d"], object))
+    assert given.tolist() == [True, False, True, False]
+    with pytest.raises(VectorFileError, match="vectors of all users are zeros"):
+        file.select(np.array(["b"], object))
+
+
 def test_files_that_do_not_fit(shop_protocol, tmp_path):
     def reading(users, items):
         return read(
