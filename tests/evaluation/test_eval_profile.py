@@ -1,5 +1,7 @@
 """Consumer profile prediction: what is learnable is learnt, what is not is not, by hand."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,9 +101,10 @@ def test_features_that_know_and_that_do_not(population):
     knows = Features("knows", "", np.stack([parity, -parity], 1).astype(np.float32) + 5)
     noise = np.random.default_rng(0).normal(size=(USERS, 3)).astype(np.float32)
     blind = Features("blind", "", noise)
-    assert accuracies(knows, parity, folds(population), classes=2) == [1] * FOLDS
+    some = folds(population)[:2]
+    assert accuracies(knows, parity, some, classes=2) == [1, 1]
     # 48 or so test users, a fair coin: a standard deviation of .07.
-    for accuracy in accuracies(blind, parity, folds(population), classes=2):
+    for accuracy in accuracies(blind, parity, some, classes=2):
         assert abs(accuracy - 0.5) < 0.29
 
 
@@ -158,6 +161,13 @@ def test_category_counts_by_hand(shop_writer, tmp_path):
 
 def test_majority_and_labels_that_cannot_be_asked(population, monkeypatch):
     monkeypatch.setattr(profile, "FOLDS", 2)
+
+    def of_zeros_on_rare(features, y, folds, *, classes):
+        if features.name != "nothing" or y.mean() > 0.3:
+            return [0.5, 0.5]  # others take their time, and nobody asks
+        return accuracies(features, y, folds, classes=classes)
+
+    monkeypatch.setattr(profile, "accuracies", of_zeros_on_rare)
     values = np.zeros((USERS, 1, 2), np.float32)
     found = profile.evaluate_profile(population, [vector_features("nothing", values)])
     assert list(found.labels) == ["parity", "rare"]
@@ -202,10 +212,13 @@ def test_interval_over_folds():
 def test_profile_of_a_report_without_a_future(labelled, tmp_path, capsys, monkeypatch):
     """At the end of a log nothing can be matched, but profiles can be predicted."""
     monkeypatch.setattr(profile, "FOLDS", 2)
+    folder = shutil.copytree(labelled, tmp_path / "dataset")
+    labels = pq.read_table(folder / "labels.parquet").select(["user_id", "parity"])
+    pq.write_table(labels, folder / "labels.parquet")
     ids = [f"u{i:03d}" for i in range(USERS - 1)]
     np.save(tmp_path / "u.npy", np.eye(2, dtype=np.float32)[np.arange(USERS - 1) % 2])
     (tmp_path / "u.ids.txt").write_text("\n".join(ids))
-    arguments = ["--dataset", str(labelled), "--output", str(tmp_path / "report")]
+    arguments = ["--dataset", str(folder), "--output", str(tmp_path / "report")]
     assert main(arguments) == 2
     assert "--tasks cpp" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
