@@ -1,6 +1,5 @@
 """Whatever stops a run, the same command ends as if nothing had happened, or says what is wrong."""
 
-import json
 import os
 import pathlib
 import resource
@@ -59,7 +58,10 @@ def kill_at(monkeypatch):
 
 
 def test_kills_change_no_bit_of_the_weights(shop_dataset, small_config, tmp_path, kill_at):
-    """One of them with a checkpoint at each step, one with those of the epochs alone."""
+    """One of them with a checkpoint at each step, one with those of the epochs alone.
+
+    The time of an epoch counts over its sessions.
+    """
     config = configure(
         small_config,
         [
@@ -70,6 +72,7 @@ def test_kills_change_no_bit_of_the_weights(shop_dataset, small_config, tmp_path
     straight = train(dataset=shop_dataset, run=tmp_path / "straight", config=config, progress=False)
     steps = straight.steps // 3
     kill_at += [steps + 1, steps + 3]
+    seconds = []
     for save_minutes in (0.0, 1e9):
         with pytest.raises(_Killed):
             train(
@@ -79,10 +82,15 @@ def test_kills_change_no_bit_of_the_weights(shop_dataset, small_config, tmp_path
                 save_minutes=save_minutes,
                 progress=False,
             )
+        saved = tf.train.latest_checkpoint(tmp_path / "killed" / "checkpoints")
+        reader = tf.train.load_checkpoint(saved)
+        seconds.append(reader.get_tensor("seconds/.ATTRIBUTES/VARIABLE_VALUE"))
     result = train(dataset=shop_dataset, run=tmp_path / "killed", config=config, progress=False)
     same_weights(tmp_path / "killed", tmp_path / "straight")
     same_history(tmp_path / "killed", tmp_path / "straight")
     assert (result.best, result.steps) == (straight.best, straight.steps)
+    assert seconds[0] > 0
+    assert read_history(tmp_path / "killed")[1]["seconds"] > seconds[0]
 
 
 def command(dataset, folder, config) -> list[str]:
@@ -206,19 +214,3 @@ def test_a_shard_that_vanishes_during_training_is_named(
     shutil.copy(shop_dataset / "train" / shard.name, shard)
     train(**options)
     same_weights(run, shop_run)
-
-
-def test_the_time_of_an_epoch_counts_over_its_sessions(
-    shop_dataset, shop_run, small_config, tmp_path, kill_at
-):
-    steps = json.loads((shop_run / "result.json").read_text())["steps"] // 3
-    kill_at.append(steps - 1)
-    options = {"dataset": shop_dataset, "run": tmp_path / "run", "config": small_config}
-    with pytest.raises(_Killed):
-        train(**options, save_minutes=0.0, progress=False)
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(tmp_path / "run" / "checkpoints"))
-    before = reader.get_tensor("seconds/.ATTRIBUTES/VARIABLE_VALUE")
-    assert before > 0
-    result = train(**options, progress=False)
-    assert read_history(tmp_path / "run")[0]["seconds"] > before
-    assert result.epochs == small_config.training.epochs
