@@ -86,8 +86,10 @@ def _definition(vectors: Vectors) -> str:
             f", plus up to {vectors.item_prior.max():g} by how many users bought the item in the "
             f"last {RECENT_DAYS} days"
         )
+    count = vectors.interests
+    users = f"highest {compared} of a user's {count} interest vectors"
     return (
-        f"Exact search: the highest {compared} of a user's {vectors.interests} interest vectors "
+        f"Exact search: the {users if count > 1 else f'{compared} of the vector of a user'} "
         f"with an item's vector (Eq. 3){added}."
     )
 
