@@ -110,15 +110,18 @@ def test_users_have_the_vectors_that_they_had(yesterday, base, tmp_path, config)
 
 @pytest.mark.parametrize("slots", ["row", "full"])
 def test_known_rows_keep_the_optimisers_state_and_new_ones_have_none(
-    slots, yesterday, today, config, tmp_path
+    slots, yesterday, today, base, config, tmp_path
 ):
-    config = configure(config, [f"training.table_slots={slots}", "training.epochs=1"])
-    train(dataset=yesterday, run=tmp_path / "base", config=config, progress=False)
-    model, _, _ = carried(today, tmp_path / "base", tmp_path, config)
-    old = load_run(tmp_path / "base")[0]
-    state = load_optimizer(tmp_path / "base", old, config.training)
+    if slots == "full":  # other than that of `base`
+        config = configure(config, ["training.table_slots=full", "training.epochs=1"])
+        base = tmp_path / "base"
+        train(dataset=yesterday, run=base, config=config, progress=False)
+    assert config.training.table_slots == slots
+    model, _, _ = carried(today, base, tmp_path, config)
+    old = load_run(base)[0]
+    state = load_optimizer(base, old, config.training)
     mine, _ = read_vocabulary(tmp_path / "run" / names.VOCABULARY_FILES["items"])
-    theirs, _ = read_vocabulary(tmp_path / "base" / names.VOCABULARY_FILES["items"])
+    theirs, _ = read_vocabulary(base / names.VOCABULARY_FILES["items"])
     tables = [x.item_encoder.item_table.embeddings for x in (model, old)]
     pairs = zip(model.optimizer.state_of(tables[0]), state.state_of(tables[1]), strict=True)
     for new, before in pairs:
