@@ -7,6 +7,7 @@ import pytest
 
 from guim_tf.artifacts import latest
 from guim_tf.benchmark import benchmark
+from guim_tf.benchmark.command import DATASET_FILE, _claim
 from guim_tf.benchmark.item_map import LEAST_ITEMS, draw_user, encode_map
 from guim_tf.config import Config
 from guim_tf.evaluation.protocol import load_protocol
@@ -44,8 +45,7 @@ def outcome(shop_dataset, shop_run, tmp_path_factory):
     (folder / "suite.json").write_text(json.dumps(suite))
     arguments = {"suite": folder / "suite.json", "dataset": dataset, "output": output}
 
-    output.mkdir()
-    shutil.copy(dataset / "schema.json", output)
+    _claim(output, dataset)
     shutil.copytree(shop_run, output / "runs/C3/0")
     trained = (output / "runs/C3/0/result.json").stat().st_mtime_ns
     result = benchmark(**arguments, progress=False)
@@ -105,7 +105,7 @@ def test_members_make_one_model_and_only_what_is_missing_is_trained(outcome, tmp
     kept = (runs / "0/result.json").stat().st_mtime_ns
     shutil.copytree(trained / "baselines", output / "baselines")
     shutil.copytree(trained / "models/C3/0", output / "models/both/0x2")  # of other trainings
-    shutil.copy(dataset / "schema.json", output)
+    shutil.copy(trained / DATASET_FILE, output)
     result = benchmark(
         suite=tmp_path / "suite.json", dataset=dataset, output=output, progress=False
     )
