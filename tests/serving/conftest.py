@@ -1,6 +1,7 @@
 """Models saved once, a server that serves them, a data set folder."""
 
 import pathlib
+import time
 
 import grpc
 import pytest
@@ -15,6 +16,8 @@ from serving_testing import (
     write_warmup,
 )
 from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from serving import manager
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,10 @@ def models(tmp_path_factory) -> pathlib.Path:
 def handle(models):
     """A server of both models, all versions, on a free loopback port, 1 MB a request at most."""
     handle = start(models, all_versions=True, max_message_mb=1, rest_port=0)
+    deadline = time.monotonic() + 60
+    while any(x.state != manager.AVAILABLE for x in handle.states):  # one was just written
+        assert time.monotonic() < deadline, handle.states
+        time.sleep(0.05)
     yield handle
     handle.stop()
 
