@@ -1,7 +1,7 @@
 """How graphs are traced in this package: as they are written.
 
 Conditions on tensors are `tf.cond` here and loops `tf.while_loop`. AutoGraph would look for
-Python's own in the source of every function first, which takes longer than the tracing.
+Python's own in the source of every function first, which takes about as long as the tracing.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -167,7 +167,10 @@ def _claim(folder: pathlib.Path, dataset: str | pathlib.Path) -> None:
             )
         return
     if folder.exists() and any(folder.iterdir()):
-        raise BenchmarkError(f"{folder} is not empty and not of a benchmark. Choose another one.")
+        raise BenchmarkError(
+            f"{folder} is not empty and not of a benchmark, or of one of an earlier version. "
+            "Choose another one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(mark, json.dumps(mine, indent=1) + "\n")
 

@@ -55,7 +55,7 @@ class VectorFile:
         A user of zeros has no vector either: all items tie, and ties go to what sells.
 
         Raises:
-          VectorFileError: nobody is known, or a vector holds NaN or infinity.
+          VectorFileError: nobody is known, or has other than zeros; a vector holds NaN or infinity.
         """
         place = {name: row for row, name in enumerate(self.ids)}
         rows = np.array([place.get(name, -1) for name in ids], np.int64)
