@@ -36,6 +36,8 @@ def plot_against_interests(
     """
     known = [x for x in configurations if x["family"] and (x["gain_percent"] or not percent)]
     families = list(dict.fromkeys(x["family"] for x in known))
+    every = list(dict.fromkeys(x["family"] for x in configurations if x["family"]))
+    looks = [every.index(family) for family in families]  # the same in all plots of a page
     if not panels or not any(
         len({x["size"] for x in known if x["family"] == family}) > 1 for family in families
     ):
@@ -45,13 +47,13 @@ def plot_against_interests(
     spread = 2 ** (0.05 * (np.arange(len(families)) - (len(families) - 1) / 2))
     places = sorted({x["size"] for x in known})
     for ax, (title, path) in zip(axes, panels.items(), strict=True):
-        for i, family in enumerate(families):
+        for shift, look, family in zip(spread, looks, families, strict=True):
             points = sorted((x for x in known if x["family"] == family), key=lambda x: x["size"])
             ax.errorbar(
-                spread[i] * np.array([x["size"] for x in points]),  # side by side
+                shift * np.array([x["size"] for x in points]),  # side by side
                 *_bars([_at(x, path) for x in points]),
-                color=COLORS[i % len(COLORS)],
-                marker=MARKS[i % len(MARKS)],
+                color=COLORS[look % len(COLORS)],
+                marker=MARKS[look % len(MARKS)],
                 markersize=5,
                 linewidth=1.6,
                 elinewidth=1,

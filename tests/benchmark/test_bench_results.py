@@ -348,6 +348,18 @@ def test_plots_of_a_comparison(document):
     assert is_svg(plots.plot_interests(found))
 
 
+def test_a_family_looks_the_same_where_another_is_left_out(document):
+    """Without a C = 1 of its mode a family has no gain; the others keep their colours."""
+    first, *rest = document["configurations"]
+    alone = {**first, "name": "other", "family": "other", "gain_percent": None}
+    found = [alone, first, *rest]
+    gains = {"CMP-L": ("gain_percent", "CMP-L")}
+    for panels, percent, drawn in ((PANELS, False, 2), (gains, True, 1)):
+        svg = plots.plot_against_interests(found, panels=panels, label="x", percent=percent)
+        content = base64.b64decode(svg.split(",", 1)[1]).decode()
+        assert [color in content for color in plots.COLORS[:2]] == [drawn == 2, True]
+
+
 def test_plots_with_nothing_to_show_are_left_out(document):
     only = [of(document, "C1")]
     assert plots.plot_against_interests(only, panels=PANELS, label="x") is None
