@@ -12,8 +12,9 @@ from tqdm import tqdm
 from guim_tf import artifacts
 from guim_tf.catalogue import Catalogue
 from guim_tf.schema import Schema
+from guim_tf.user_batches import encode_in_batches, estimate_lengths
 
-_BATCH = 256  # users or items in one call of a model
+_BATCH = 256  # items in one call of a model
 
 
 class ModelError(ValueError):
@@ -60,11 +61,13 @@ def encode_items(model: tf.Module, items: Items, *, progress: bool = True) -> np
     """`[X, d]` float32 by the signature `encode_items`."""
     call = _signature(model, "encode_items", "item_embedding", rank=2)
     texts = {"item_id": items.item_id, "category_id": items.category_id, "title": items.title}
-    return _in_batches(
-        lambda part: call(**{name: tf.constant(x[part], tf.string) for name, x in texts.items()}),
-        len(items),
-        "encoding items" if progress else None,
-    )
+    found = []
+    for start in tqdm(
+        range(0, len(items), _BATCH), desc="encoding items", unit="batch", disable=not progress
+    ):
+        some = slice(start, start + _BATCH)
+        found.append(call(**{name: tf.constant(x[some], tf.string) for name, x in texts.items()}))
+    return np.concatenate(found)
 
 
 def encode_users(
@@ -72,13 +75,13 @@ def encode_users(
 ) -> np.ndarray:
     """`[U, C, d]` float32 by the signature `encode_user_examples`, from records `[U]`."""
     call = _signature(model, "encode_user_examples", "user_embedding", rank=3)
-    return _in_batches(
-        lambda part: call(
-            examples=tf.constant(examples[part], tf.string),
-            as_of=tf.fill([len(examples[part])], tf.constant(as_of, tf.int64)),
+    return encode_in_batches(
+        lambda users: call(
+            examples=tf.constant(examples[users], tf.string),
+            as_of=tf.fill([len(users)], tf.constant(as_of, tf.int64)),
         ),
-        len(examples),
-        "encoding users" if progress else None,
+        estimate_lengths(examples),
+        title="encoding users" if progress else None,
     )
 
 
@@ -113,21 +116,23 @@ def encode_histories(
         "title": catalogue.title,
     }
 
-    def encode(part: slice) -> np.ndarray:
-        lengths = [len(events) for events in rows[part]]
-        real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    lengths = np.array([len(events) for events in rows], np.int64)
+
+    def encode(users: np.ndarray) -> np.ndarray:
+        events = np.concatenate([rows[user] for user in users])
+        real = np.arange(lengths[users].max()) < lengths[users, None]
         inputs = {name: np.full(real.shape, "", object) for name in texts}
         times = np.zeros(real.shape, np.int64)
         for name, text in texts.items():
-            inputs[name][real] = text[np.concatenate(rows[part])]
-        times[real] = np.concatenate(timestamps[part])
+            inputs[name][real] = text[events]
+        times[real] = np.concatenate([timestamps[user] for user in users])
         return call(
             timestamp=tf.constant(times),
-            as_of=tf.fill([len(lengths)], tf.constant(as_of, tf.int64)),
+            as_of=tf.fill([len(users)], tf.constant(as_of, tf.int64)),
             **{name: tf.constant(text, tf.string) for name, text in inputs.items()},
         )
 
-    return _in_batches(encode, len(rows), "encoding users" if progress else None)
+    return encode_in_batches(encode, lengths, title="encoding users" if progress else None)
 
 
 def _signature(model: tf.Module, name: str, output: str, *, rank: int) -> Callable[..., np.ndarray]:
@@ -154,9 +159,3 @@ def _signature(model: tf.Module, name: str, output: str, *, rank: int) -> Callab
         return vectors
 
     return call
-
-
-def _in_batches(call: Callable[[slice], np.ndarray], count: int, title: str | None) -> np.ndarray:
-    starts = range(0, count, _BATCH)
-    bar = tqdm(starts, desc=title, unit="batch", disable=title is None)
-    return np.concatenate([call(slice(start, start + _BATCH)) for start in bar])

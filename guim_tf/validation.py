@@ -23,6 +23,7 @@ from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
 from guim_tf.popularity import prior
 from guim_tf.schema import Schema
+from guim_tf.user_batches import encode_in_batches, estimate_lengths
 
 # From never again to habits alone; what lies between two of them makes no difference to see.
 REPEAT_WEIGHTS = (-1.0, -0.3, -0.1, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
@@ -34,7 +35,6 @@ POPULARITY_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6)
 UNASKED = {"repeat_weight": 0.0, "popularity_weight": 0.2}
 MOMENTS = 6
 MOST_USERS = 2000  # that are asked: their mean recall is certain to one in a hundred
-_USERS_AT_ONCE = 256
 
 
 class Validation:
@@ -133,15 +133,14 @@ class Validation:
 
     def _users(self, model: GUIM, protocol: Protocol) -> np.ndarray:
         """`[U, C, d]`."""
-        found = []
-        for start in range(0, len(protocol), _USERS_AT_ONCE):
-            examples = tf.constant(
-                protocol.examples[start : start + _USERS_AT_ONCE], dtype=tf.string
-            )
-            as_of = tf.fill([len(examples)], tf.constant(protocol.as_of, tf.int64))
+
+        def encode(users: np.ndarray) -> np.ndarray:
+            examples = tf.constant(protocol.examples[users], tf.string)
+            as_of = tf.fill([len(users)], tf.constant(protocol.as_of, tf.int64))
             history = history_at(examples, as_of, protocol.schema, self._window)
-            found.append(model.encode_users(history, as_of).numpy())
-        return np.concatenate(found)
+            return model.encode_users(history, as_of).numpy()
+
+        return encode_in_batches(encode, estimate_lengths(protocol.examples))
 
 
 def _recalls(protocol: Protocol, found: Found) -> np.ndarray:

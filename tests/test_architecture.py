@@ -44,6 +44,7 @@ LAYERS = (
         "threads",
         "few_shapes",
         "graphs",
+        "user_batches",
     ),
     ("config", "mapping", "popularity", "packing", "replicas"),
     (
