@@ -40,6 +40,7 @@ def render_page(
         rankings=tables.rankings(document),
         categories=plots.CATEGORIES,
         most_drawn=plots.MAX_POINTS,
+        least_users=plots.LEAST_USERS,
         **_plots(document, sliced),
         **_map(document, dataset, pathlib.Path(output)),
     )

@@ -17,6 +17,7 @@ COLORS = ("#0b6e69", "#c2562d", "#3d6fb6", "#b98a00", "#8c4a8f", "#56a3c9", "#7a
 MARKS = "osD^vPX*"
 CATEGORIES = 8  # shown in colour on the map
 MAX_POINTS = 5_000  # items drawn on the map
+LEAST_USERS = 10  # of a slice that is drawn: the chance of one user would set the scale of all
 
 
 def plot_against_interests(
@@ -87,7 +88,9 @@ def plot_against_interests(
 def plot_slices(
     configurations: Sequence[dict[str, Any]], *, reference: str, task: str, label: str
 ) -> str | None:
-    """Differences from the reference on every slice of a task; None when there is no other.
+    """Differences from the reference on slices of a task; None when there is no other.
+
+    Slices of fewer than `LEAST_USERS` users are left out.
 
     Args:
       configurations: of `results.json`.
@@ -98,7 +101,13 @@ def plot_slices(
     others = [x for x in configurations if x["name"] != reference and x["slice_difference"]]
     if not others:
         return None
-    divisions = others[0]["slice_difference"][task]
+    divisions = {
+        division: drawn
+        for division, of in others[0]["slice_difference"][task].items()
+        if (drawn := {part: x["users"] for part, x in of.items() if x["users"] >= LEAST_USERS})
+    }
+    if not divisions:
+        return None
     parts = [len(of) for of in divisions.values()]
     height = 1.1 + max(parts) * (0.22 + 0.16 * len(others))
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -107,8 +116,8 @@ def plot_slices(
         places = np.arange(len(of))[::-1]
         step = 0.72 / len(others)
         for i, configuration in enumerate(others):
-            found = list(configuration["slice_difference"][task][division].values())
-            values, widths = _bars(found)
+            differences = configuration["slice_difference"][task][division]
+            values, widths = _bars([differences[part] for part in of])
             ax.errorbar(
                 values,
                 places + step * ((len(others) - 1) / 2 - i),
@@ -124,14 +133,14 @@ def plot_slices(
             ax.axhline(place - 0.5, color="#e3e8ec", linewidth=0.9)
         ax.axvline(0, color=INK, linewidth=1)
         finish_axes(ax, title=division, x=f"{label} minus that of {reference}", grid="x")
-        ax.set_yticks(places, [f"{part}\n{x['users']:,} users" for part, x in of.items()])
+        ax.set_yticks(places, [f"{part}\n{count:,} users" for part, count in of.items()])
         ax.set_ylim(-0.5, len(of) - 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     every = [
-        found
+        x["slice_difference"][task][division][part]
         for x in others
-        for of in x["slice_difference"][task].values()
-        for found in of.values()
+        for division, of in divisions.items()
+        for part in of
     ]
     reach = min(_reach(every, least=0.01), 1.0)  # no two recalls are farther apart
     axes[0].set_xlim(-reach, reach)

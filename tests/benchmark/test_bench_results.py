@@ -328,11 +328,15 @@ def test_an_interval_as_text(found, options, text):
 # ---------------------------------------------------------------------------- plots and map
 
 
+def content(uri: str) -> str:
+    """The SVG, which says its texts in comments."""
+    kind, code = uri.split(",", 1)
+    assert kind == "data:image/svg+xml;base64"
+    return base64.b64decode(code).decode()
+
+
 def is_svg(uri: str) -> bool:
-    kind, content = uri.split(",", 1)
-    return (
-        kind == "data:image/svg+xml;base64" and ET.fromstring(base64.b64decode(content)) is not None
-    )
+    return ET.fromstring(content(uri)) is not None
 
 
 def test_plots_of_a_comparison(document):
@@ -356,8 +360,28 @@ def test_a_family_looks_the_same_where_another_is_left_out(document):
     gains = {"CMP-L": ("gain_percent", "CMP-L")}
     for panels, percent, drawn in ((PANELS, False, 2), (gains, True, 1)):
         svg = plots.plot_against_interests(found, panels=panels, label="x", percent=percent)
-        content = base64.b64decode(svg.split(",", 1)[1]).decode()
-        assert [color in content for color in plots.COLORS[:2]] == [drawn == 2, True]
+        assert [color in content(svg) for color in plots.COLORS[:2]] == [drawn == 2, True]
+
+
+def test_slices_of_a_few_users_are_not_drawn(document):
+    """One user's chance would set the scale for everyone, and nobody has no difference."""
+    found = document["configurations"]
+    parts = of(document, "C4")["slice_difference"]["CMP-L"]
+    lone = parts["purchase"]["lone"] = {"mean": -1.0, "half_width": 3.0, "n": 2}
+
+    def drawn(users):
+        lone["users"] = users
+        return content(plots.plot_slices(found, reference="C1", task="CMP-L", label="x"))
+
+    assert "<!-- lone -->" in drawn(plots.LEAST_USERS)
+    few = drawn(plots.LEAST_USERS - 1)
+    assert "<!-- lone -->" not in few
+    assert "<!-- repeated -->" in few
+    assert "<!-- never seen -->" not in few  # by nobody
+    for division in parts.values():
+        for part in division.values():
+            part["users"] = 1
+    assert plots.plot_slices(found, reference="C1", task="CMP-L", label="x") is None
 
 
 def test_plots_with_nothing_to_show_are_left_out(document):
