@@ -20,6 +20,14 @@ MAX_POINTS = 5_000  # items drawn on the map
 LEAST_USERS = 10  # of a slice that is drawn: the chance of one user would set the scale of all
 
 
+def look(number: int) -> dict[str, str]:
+    """Colour and mark of a line or of points: once all colours are used marks are hollow."""
+    turn, i = divmod(number, len(COLORS))
+    mark = MARKS[(i + turn // 2) % len(MARKS)]
+    face = "white" if turn % 2 else COLORS[i]
+    return {"color": COLORS[i], "marker": mark, "markerfacecolor": face}
+
+
 def plot_against_interests(
     configurations: Sequence[dict[str, Any]],
     *,
@@ -33,34 +41,34 @@ def plot_against_interests(
       configurations: of `results.json`.
       panels: a pair of axes each: title -> where in a configuration its estimate is.
       label: what the estimates are, for the y axis.
-      percent: whether they are improvements, about zero and on one scale.
+      percent: whether they are improvements: axes about zero.
     """
     known = [x for x in configurations if x["family"] and (x["gain_percent"] or not percent)]
     families = list(dict.fromkeys(x["family"] for x in known))
     every = list(dict.fromkeys(x["family"] for x in configurations if x["family"]))
-    looks = [every.index(family) for family in families]  # the same in all plots of a page
+    numbers = [every.index(family) for family in families]  # the same in all plots of a page
     if not panels or not any(
         len({x["size"] for x in known if x["family"] == family}) > 1 for family in families
     ):
         return None
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=percent)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     spread = 2 ** (0.05 * (np.arange(len(families)) - (len(families) - 1) / 2))
     places = sorted({x["size"] for x in known})
     for ax, (title, path) in zip(axes, panels.items(), strict=True):
-        for shift, look, family in zip(spread, looks, families, strict=True):
+        for shift, number, family in zip(spread, numbers, families, strict=True):
             points = sorted((x for x in known if x["family"] == family), key=lambda x: x["size"])
             ax.errorbar(
                 shift * np.array([x["size"] for x in points]),  # side by side
                 *_bars([_at(x, path) for x in points]),
-                color=COLORS[look % len(COLORS)],
-                marker=MARKS[look % len(MARKS)],
+                **look(number),
                 markersize=5,
                 linewidth=1.6,
                 elinewidth=1,
                 capsize=3,
                 label=family,
             )
+        estimates = [_at(x, path) for x in known]
         finish_axes(ax, title=title, x="vectors, C", grid="y")
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_locator(FixedLocator(places))
@@ -69,11 +77,10 @@ def plot_against_interests(
         ax.set_xlim(places[0] / 1.25, places[-1] * 1.25)
         if percent:
             ax.axhline(0, color=INK, linewidth=0.8)
+            reach = _reach(estimates, least=1.0)
+            ax.set_ylim(-reach, reach)
         else:
-            ax.set_ylim(*_frame([_at(x, path) for x in known], least=0.01))
-    if percent:
-        reach = _reach([_at(x, path) for x in known for path in panels.values()], least=1.0)
-        axes[0].set_ylim(-reach, reach)
+            ax.set_ylim(*_frame(estimates, least=0.01))
     axes[0].set_ylabel(label, fontsize=8.5, color=INK)
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -122,8 +129,8 @@ def plot_slices(
                 values,
                 places + step * ((len(others) - 1) / 2 - i),
                 xerr=widths,
-                fmt=MARKS[i % len(MARKS)],
-                color=COLORS[i % len(COLORS)],
+                **look(i),
+                linestyle="none",
                 markersize=4.5,
                 elinewidth=1.2,
                 capsize=2.5,

@@ -80,7 +80,9 @@ def _definition(vectors: Vectors) -> str:
     compared = "cosine" if vectors.score == COSINE else "dot product"
     added = ""
     if vectors.repeat_weight:
-        added += f", plus {vectors.repeat_weight:g} ln(1 + how often the user has bought it)"
+        sign = "plus" if vectors.repeat_weight > 0 else "minus"
+        weight = f"{abs(vectors.repeat_weight):g}"
+        added += f", {sign} {weight} ln(1 + how often the user has bought it)"
     if vectors.item_prior is not None:
         added += (
             f", plus up to {vectors.item_prior.max():g} by how many users bought the item in the "

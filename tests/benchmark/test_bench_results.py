@@ -363,6 +363,12 @@ def test_a_family_looks_the_same_where_another_is_left_out(document):
         assert [color in content(svg) for color in plots.COLORS[:2]] == [drawn == 2, True]
 
 
+def test_no_two_of_many_configurations_look_the_same():
+    """Eight colours are fewer than a suite may have: the ninth is not the first again."""
+    count = 2 * len(plots.COLORS) * len(plots.MARKS)
+    assert len({tuple(plots.look(number).values()) for number in range(count)}) == count
+
+
 def test_slices_of_a_few_users_are_not_drawn(document):
     """One user's chance would set the scale for everyone, and nobody has no difference."""
     found = document["configurations"]
