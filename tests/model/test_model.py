@@ -23,16 +23,17 @@ def small_model(**changes) -> GUIM:
     return GUIM(ROWS, model=SMALL, **changes)
 
 
-def test_the_constructors_defaults_are_the_papers_choices():
-    paper = Config.paper()
+def items_of_others(batch) -> np.ndarray:
+    """Of each user: how many different items others of the batch have and he has not."""
+    keys = np.concatenate([batch[x][names.ITEM_KEY] for x in ("history", "targets")], axis=1)
+    owned = [set(row[row != 0]) for row in keys]
+    return np.array([len(set.union(*owned) - own) for own in owned])
+
+
+def test_the_constructors_defaults_are_the_papers_mode():
     model = GUIM(ROWS)
-    assert model.model_config == paper.model
-    assert model.loss_config == paper.loss
-    assert paper.loss == LossConfig(
-        alpha=20.0, mask_probability=0.15, negatives_per_user=1, logq=False
-    )
-    assert (paper.training.batch_size, paper.window.history_days) == (32, 365)
-    assert (paper.model.layers, paper.model.embedding_dim, paper.model.dropout) == (3, 128, 0.1)
+    assert model.model_config == Config.paper().model
+    assert model.loss_config == Config.paper().loss
 
 
 def test_one_vector_an_item_and_c_a_user(batch):
@@ -48,12 +49,10 @@ def test_losses_of_a_model_that_knows_nothing_are_chance(batch):
     model(batch)
     model.item_encoder.projection.kernel.assign(tf.zeros_like(model.item_encoder.projection.kernel))
     model.compute_loss(batch)
-    keys = np.concatenate([batch[x][names.ITEM_KEY] for x in ("history", "targets")], axis=1)
-    owned = [set(row[row != 0]) for row in keys]
-    others = [len(set.union(*owned) - own) for own in owned]
-    chance = np.average(np.log(1 + np.array(others)), weights=[2, 1, 3, 2])
-    np.testing.assert_allclose(float(model.matching_loss.result()), chance, rtol=1e-5)
-    assert np.log(1 + min(others)) < float(model.mlm_loss.result()) < np.log(1 + max(others))
+    chance = np.log(1 + items_of_others(batch))
+    expected = np.average(chance, weights=[2, 1, 3, 2])
+    np.testing.assert_allclose(float(model.matching_loss.result()), expected, rtol=1e-5)
+    assert chance.min() < float(model.mlm_loss.result()) < chance.max()
 
 
 def test_the_loss_is_the_sum_of_both_over_the_users(batch):
@@ -112,10 +111,10 @@ def test_every_trainable_weight_gets_a_gradient(changes, batch):
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
     gradients = tape.gradient(loss, model.trainable_variables)
-    missing = [
-        v.name for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None
-    ]
-    assert missing == []
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.name
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        assert np.abs(values).max() > 1e-9, variable.name
 
 
 def test_a_future_event_changes_no_vector(batch):
@@ -186,19 +185,6 @@ def test_padding_does_not_enter_the_loss(batch):
 
 def _pad(value: tf.Tensor) -> tf.Tensor:
     return tf.pad(value, [[0, 0], [0, 4]] + [[0, 0]] * (len(value.shape) - 2))
-
-
-def test_levers_of_the_tuned_mode_are_off_in_the_papers():
-    paper = Config.paper()
-    assert (paper.loss.id_dropout, paper.loss.diversity, paper.loss.next_item) == (0.0, 0.0, 0.0)
-    assert paper.loss.catalogue_negatives == 0
-    assert not paper.model.causal
-    assert not paper.window.random_cutoffs
-    assert not paper.model.norm_first
-    assert (paper.model.item_activation, paper.model.mixture) == ("gelu", "tokens")
-    assert not paper.model.actions
-    assert paper.retrieval.rescore_sharpness is None
-    assert (paper.model.time_unit, paper.model.time_rows) == ("day", 365)
 
 
 def test_an_hour_matters_where_time_is_counted_in_hours(batch):
@@ -312,6 +298,7 @@ def test_every_cutoff_of_a_causal_model_is_as_if_it_were_the_only_one(batch):
 
 
 def test_targets_of_earlier_cutoffs_are_positives_too(batch):
+    """With equal scores each costs what it costs at T: ln(1 + items that others alone have)."""
     loss = LossConfig(negatives_per_user=None, mask_probability=1e-9)
     model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True), loss=loss)
     times = batch["history"][names.TIMESTAMP]
@@ -321,14 +308,15 @@ def test_targets_of_earlier_cutoffs_are_positives_too(batch):
         "as_of": tf.stack([times[:, 1], times[:, 3]], axis=1),
         "targets": tf.constant(targets),
     }
-    model.compute_loss(batch)
-    assert float(model.matching_loss.count) == 8
-    alone = float(model.matching_loss.result()) * 8
-    model.reset_metrics()
-    model.compute_loss(batch | {"earlier": earlier})
-    assert float(model.matching_loss.count) == 8 + 3
-    together = float(model.matching_loss.result()) * 11
-    assert alone < together < alone + 3 * 20 * 2.5  # each of three adds a loss of a softmax
+    model(batch)
+    model.item_encoder.projection.kernel.assign(tf.zeros_like(model.item_encoder.projection.kernel))
+    chance = np.log(1 + items_of_others(batch))
+    for inputs, positives in ((batch, [2, 1, 3, 2]), (batch | {"earlier": earlier}, [4, 1, 3, 3])):
+        model.reset_metrics()
+        model.compute_loss(inputs)
+        assert float(model.matching_loss.count) == sum(positives)
+        expected = np.average(chance, weights=positives)
+        np.testing.assert_allclose(float(model.matching_loss.result()), expected, rtol=1e-5)
 
 
 def test_the_diversity_penalty_is_the_mean_squared_cosine_a_target(batch):
@@ -353,3 +341,16 @@ def test_pre_norm_layers_leave_the_parameters_of_table_3_alone():
         return sum(int(tf.size(v)) for v in kernels)
 
     assert size(True) == size(False)
+
+
+def test_pre_norm_layers_are_another_function_of_the_same_weights(batch):
+    post, pre = (
+        GUIM(ROWS, model=dataclasses.replace(SMALL, norm_first=norm_first, initializer="glorot"))
+        for norm_first in (False, True)
+    )
+    post(batch), pre(batch)
+    last = {id(v) for v in pre.user_encoder.output_norm.weights}  # pre-norm has one norm more
+    same = [v for v in pre.trainable_variables if id(v) not in last]
+    for variable, weight in zip(same, post.trainable_variables, strict=True):
+        variable.assign(weight)
+    assert np.abs(post(batch) - pre(batch)).max() > 1e-3

@@ -15,6 +15,7 @@ from guim_tf.data import load_dataset, training_cutoff
 from guim_tf.divergence import DivergedError
 from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
+from guim_tf.optimizers import WarmupLinearDecay
 from guim_tf.runs import load_run, read_history
 from guim_tf.schema import DAY, DatasetError, Schema, SchemaError
 from guim_tf.strict_json import ConfigError
@@ -178,7 +179,15 @@ def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
     )
     with pytest.raises(DivergedError) as error:
         train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
-    assert f"diverged at step {steps[0] + 2}, learning rate 0." in str(error.value)
+    step = steps[0] + 2
+    total = 3 * steps[0]
+    asked = config.training
+    schedule = WarmupLinearDecay(
+        asked.learning_rate, warmup_steps=round(total * asked.warmup_share), total_steps=total
+    )
+    rate = float(schedule(step - 1))  # of the step that was just done
+    assert 0 < rate < asked.learning_rate
+    assert f"diverged at step {step}, learning rate {rate:.3g}: " in str(error.value)
     assert "the loss is nan" in str(error.value)
     assert [line["epoch"] for line in read_history(tmp_path / "run")] == [1]
     kept, *_ = load_run(tmp_path / "run")
