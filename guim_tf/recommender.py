@@ -8,15 +8,11 @@ from guim_tf.config import Config
 from guim_tf.export import EVENTS, action_inputs, warmup_history
 from guim_tf.graphs import trace
 from guim_tf.lookup import IdTable, SortedIds
-from guim_tf.mixture import habit, merge_interests, prefer_repeats, rescore
+from guim_tf.mixture import RESCORED, habit, merge_interests, prefer_repeats, rescore
 from guim_tf.schema import Schema
 from guim_tf.vector_search import Search, Vectors, search_within
 
 NO_SCORE = -1.0  # beside the empty id where a catalogue has fewer than k items left
-# How many times k the list is that Eq. 2 orders anew. With softmax weights Eq. 2 lies below Eq. 3
-# by ln(C) / sharpness at most (0.07 for C = 4 at 20): only neighbours change places, and an item
-# that is not among the N best by Eq. 3 can beat none whose new score is above the N-th old one.
-_RESCORED = 4
 # What one request may ask for: its memory grows with both.
 MAX_K = 10_000
 MAX_EVENTS = 4_096
@@ -195,7 +191,7 @@ class Recommender(tf.Module):
         """How many items to list so that k are left in the end."""
         if self._sharpness is None:
             return k
-        return tf.maximum(k, tf.minimum(_RESCORED * k, self.vectors.count))
+        return tf.maximum(k, tf.minimum(RESCORED * k, self.vectors.count))
 
     def _rescored(self, found: Lists, users: tf.Tensor, k: tf.Tensor) -> Lists:
         if self._sharpness is None:

@@ -11,8 +11,9 @@ from guim_tf.evaluation import baselines
 from guim_tf.evaluation.interests import Interests, describe_interests
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.search import COSINE
-from guim_tf.evaluation.tasks import Measured, measure, rank, truths
+from guim_tf.evaluation.tasks import K, Measured, measure, rank, truths
 from guim_tf.evaluation.vectors import Vectors, rank_vectors
+from guim_tf.mixture import RESCORED
 from guim_tf.schema import RECENT_DAYS
 
 
@@ -87,6 +88,11 @@ def _definition(vectors: Vectors) -> str:
         added += (
             f", plus up to {vectors.item_prior.max():g} by how many users bought the item in the "
             f"last {RECENT_DAYS} days"
+        )
+    if vectors.sharpness is not None:
+        added += (
+            f"; the best {RESCORED * K} of it in the order of Eq. 2, softmax weights at sharpness "
+            f"{vectors.sharpness:g}"
         )
     count = vectors.interests
     users = f"highest {compared} of a user's {count} interest vectors"

@@ -53,11 +53,7 @@ class HabitSearch:
         """The lists of one weight, in the order of `search`."""
         boosted = self._scores + np.float32(weight) * np.log1p(self._times).astype(np.float32)
         users = len(self._bought)
-        found = Found(
-            np.full((users, self._k), -1, np.int64),
-            np.full((users, self._k), -np.inf, np.float32),
-            np.full((users, self._k), -1, np.int64),
-        )
+        found = Found.nothing(users, self._k)
         for start in range(0, users, _USERS_AT_ONCE):
             some = np.arange(start, min(start + _USERS_AT_ONCE, users))
             self._merge(some, boosted, found)

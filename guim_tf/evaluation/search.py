@@ -44,6 +44,15 @@ class Found:
     scores: np.ndarray
     interests: np.ndarray
 
+    @classmethod
+    def nothing(cls, users: int, k: int) -> Found:
+        """Lists that have ended before they began, to be filled."""
+        return cls(
+            np.full((users, k), -1, np.int64),
+            np.full((users, k), -np.inf, np.float32),
+            np.full((users, k), -1, np.int64),
+        )
+
 
 def search(
     user_embedding: np.ndarray,
@@ -70,11 +79,7 @@ def search(
     """
     _check(user_embedding, item_embedding, k, score, exclude)
     users = len(user_embedding)
-    found = Found(
-        np.full((users, k), -1, np.int64),
-        np.full((users, k), -np.inf, np.float32),
-        np.full((users, k), -1, np.int64),
-    )
+    found = Found.nothing(users, k)
     for group in _slices(users, _USERS_AT_ONCE):
         lists = _search_group(
             _vectors(user_embedding[group], score, "user_embedding"),

@@ -16,11 +16,14 @@ from guim_tf.evaluation.population import Population
 from guim_tf.evaluation.protocol import Protocol
 from guim_tf.evaluation.ragged import Ragged
 from guim_tf.evaluation.repeats import HabitSearch
-from guim_tf.evaluation.search import COSINE, search
+from guim_tf.evaluation.search import COSINE, Found, search
 from guim_tf.evaluation.tasks import K
 from guim_tf.evaluation.vector_files import read_vectors
+from guim_tf.mixture import RESCORED, rescore
 from guim_tf.popularity import prior
 from guim_tf.strict_json import load
+
+_USERS_AT_ONCE = 256  # whose lists Eq. 2 orders together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Vectors:
       score: how they are compared, "cosine" or "dot".
       repeat_weight: of `mixture.prefer_repeats`, for vectors of exported models.
       item_prior: `[X]` float32, added to an item's cosines (`guim_tf.popularity`), or None.
+      sharpness: of Eq. 2, by which `mixture.rescore` orders what was found anew, or None.
       has_user: `[U]` bool, or None where every user has vectors.
       has_item: `[X]` bool, or None where every item has one.
     """
@@ -44,6 +48,7 @@ class Vectors:
     score: str = COSINE
     repeat_weight: float = 0.0
     item_prior: np.ndarray | None = None
+    sharpness: float | None = None
     has_user: np.ndarray | None = None
     has_item: np.ndarray | None = None
 
@@ -107,6 +112,7 @@ def encode(models: str | pathlib.Path, protocol: Protocol, *, progress: bool = T
         (user_path, item_path),
         repeat_weight=chosen.repeat_weight or 0.0,
         item_prior=prior(recent, weight, sold=ever > 0) if weight else None,
+        sharpness=chosen.rescore_sharpness,
     )
 
 
@@ -166,34 +172,59 @@ def rank_vectors(
     Returns:
       catalogue rows `[U, k]` int64 and the interest that won each `[U, k]` int64; -1 for none.
     """
+    listed = k if vectors.sharpness is None else RESCORED * k
     if history is not None and (vectors.repeat_weight or vectors.item_prior is not None):
         habits = HabitSearch(
             vectors.user_embedding,
             vectors.item_embedding,
             history,
-            k,
+            listed,
             exclude=exclude,
             prior=vectors.item_prior,
         )
-        lists = habits.lists(vectors.repeat_weight)
-        return lists.rows, lists.interests
+        found = habits.lists(vectors.repeat_weight)
+    else:
+        found = _search(vectors, listed, exclude)
+    if vectors.sharpness is not None:
+        found = _rescored(vectors, found, k, vectors.sharpness)
+    return found.rows, found.interests
+
+
+def _search(vectors: Vectors, k: int, exclude: Ragged | None) -> Found:
     users, items = vectors.user_rows, vectors.item_rows
-    ranked = np.full((2, len(vectors.user_embedding), k), -1, np.int64)
     if exclude is not None:
         exclude = exclude.take(users)
         if vectors.has_item is not None:  # rows of the catalogue -> rows of `items`
             exclude = exclude.where(vectors.has_item[exclude.values])
             exclude = Ragged(exclude.offsets, np.searchsorted(items, exclude.values))
-    found = search(
+    some = search(
         vectors.user_embedding if vectors.has_user is None else vectors.user_embedding[users],
         vectors.item_embedding if vectors.has_item is None else vectors.item_embedding[items],
         k,
         score=vectors.score,
         exclude=exclude,
     )
-    ranked[0, users] = np.where(found.rows < 0, -1, items[found.rows])
-    ranked[1, users] = found.interests
-    return ranked[0], ranked[1]
+    found = Found.nothing(len(vectors.user_embedding), k)
+    found.rows[users] = np.where(some.rows < 0, -1, items[some.rows])
+    found.scores[users] = some.scores
+    found.interests[users] = some.interests
+    return found
+
+
+def _rescored(vectors: Vectors, found: Found, k: int, sharpness: float) -> Found:
+    anew = Found.nothing(len(found.rows), k)
+    for start in range(0, len(found.rows), _USERS_AT_ONCE):
+        some = slice(start, start + _USERS_AT_ONCE)
+        lists = rescore(
+            (found.rows[some], found.scores[some], found.interests[some]),
+            vectors.user_embedding[some],
+            found_embedding=vectors.item_embedding[np.maximum(found.rows[some], 0)],
+            sharpness=sharpness,
+            k=k,
+        )
+        for into, values in zip((anew.rows, anew.scores, anew.interests), lists, strict=True):
+            into[some] = values
+    return anew
 
 
 def _rows(has: np.ndarray | None, count: int) -> np.ndarray:

@@ -59,6 +59,40 @@ def test_rank_vectors_in_chunks_is_numpy(monkeypatch):
     np.testing.assert_array_equal(interests, winners)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_rank_vectors_by_the_softmax_mixture(weight, monkeypatch):
+    """Eq. 2 orders what Eq. 3 has found, here all; habits and a prior are added as before."""
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=(9, 3, 4)).astype(np.float32)
+    items = rng.normal(size=(30, 4)).astype(np.float32)
+    prior = rng.uniform(0, 0.3, 30).astype(np.float32)
+    history = ragged([rng.integers(30, size=5) for _ in range(9)])
+    times = np.zeros([9, 30])
+    np.add.at(times, (history.owners, history.values), 1)
+    cosines = np.einsum(
+        "ucd,xd->ucx",
+        users / np.linalg.norm(users, axis=2, keepdims=True),
+        items / np.linalg.norm(items, axis=1, keepdims=True),
+    )
+    weights = np.exp(8 * cosines)
+    mixture = (weights * cosines).sum(axis=1) / weights.sum(axis=1)
+    monkeypatch.setattr(room, "_USERS_AT_ONCE", 4)
+
+    vectors = Vectors(users, items, (), sharpness=8.0)
+    rows, interests = rank_vectors(vectors, k=10)
+    expected = np.argsort(-mixture, axis=1)[:, :10]
+    np.testing.assert_array_equal(rows, expected)
+    assert (rows != np.argsort(-cosines.max(axis=1), axis=1)[:, :10]).any()
+    winners = np.take_along_axis(cosines.argmax(axis=1), expected, axis=1)
+    np.testing.assert_array_equal(interests, winners)
+
+    lists = Vectors(users, items, (), sharpness=8.0, repeat_weight=weight, item_prior=prior)
+    rows, _ = rank_vectors(lists, k=10, history=history)
+    whole = mixture + weight * np.log1p(times) + prior
+    np.testing.assert_array_equal(rows, np.argsort(-whole, axis=1)[:, :10])
+    assert lists.alone.sharpness == 8.0  # it is how vectors are compared
+
+
 def test_highest_version_wins(shop_models, shop_protocol, tmp_path):
     folder = tmp_path / "item_encoder"
     for version in ("9", "10", "x"):
