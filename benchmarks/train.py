@@ -7,7 +7,7 @@ events of histories; `peak_fraction` is the products that the model needs (no pa
 item once) over those of large plain matrices in the same precision and process.
 
     python benchmarks/train.py [--dataset DIR] [--tables own|paper] [--mode tuned|paper]
-        [--steps 24]
+        [--set loss.logq=true] [--steps 24]
 
 Without a data set a synthetic shop is made. `--tables paper` gives the tables 200,000 ids, 10,000
 categories and 530,000 words, and spreads the data set's rows over them.
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,19 +36,21 @@ BUILDS = ("packed", "plain")
 class Build:
     """One build of the model with its batches, in this process."""
 
-    def __init__(self, name: str, dataset: str, tables: str, mode: str) -> None:
+    def __init__(
+        self, name: str, dataset: str, tables: str, mode: str, settings: list[str]
+    ) -> None:
         import tensorflow as tf
         from plain_model import PlainGUIM, plain_optimizer
 
         from guim_tf import schema as names
-        from guim_tf.config import MODES
+        from guim_tf.config import MODES, configure
         from guim_tf.data import load_dataset
         from guim_tf.keras_compat import keras
         from guim_tf.model import GUIM, TableRows
         from guim_tf.optimizers import build_optimizer
         from guim_tf.schema import Schema
 
-        config = MODES[mode]()
+        config = configure(MODES[mode](), settings)
         keras.utils.set_random_seed(0)
         own = TableRows.of(Schema.load(dataset))
         rows = table_rows(tables, own)
@@ -202,7 +204,7 @@ def _seconds(function: Callable[[Any], Any], batches: list[Any]) -> float:
     return seconds
 
 
-def serve(name: str, dataset: str, tables: str, mode: str) -> None:
+def serve(name: str, dataset: str, tables: str, mode: str, settings: list[str]) -> None:
     """Answers lines of `run N` and `report N` on standard input, a JSON line each."""
     from guim_tf import precision, threads
 
@@ -211,7 +213,7 @@ def serve(name: str, dataset: str, tables: str, mode: str) -> None:
     else:  # as `guim train` does
         precision.prefer_bfloat16()
         threads.prefer_branches()
-    build = Build(name, dataset, tables, mode)
+    build = Build(name, dataset, tables, mode, settings)
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
         command, number = line.split()
@@ -228,11 +230,14 @@ def serve(name: str, dataset: str, tables: str, mode: str) -> None:
 class Child:
     """A build in a process of its own."""
 
-    def __init__(self, name: str, dataset: str, tables: str, mode: str) -> None:
+    def __init__(
+        self, name: str, dataset: str, tables: str, mode: str, settings: Sequence[str] = ()
+    ) -> None:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, __file__, "--build", name, "--dataset", dataset),
                 *("--tables", tables, "--mode", mode),
+                *(part for setting in settings for part in ("--set", setting)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -260,11 +265,13 @@ class Child:
         self._process.wait()
 
 
-def compare(dataset: str, tables: str, mode: str, steps: int) -> dict[str, Any]:
+def compare(
+    dataset: str, tables: str, mode: str, settings: list[str], steps: int
+) -> dict[str, Any]:
     """Both builds in turns."""
     children = {}
     for name in BUILDS:
-        children[name] = Child(name, dataset, tables, mode)
+        children[name] = Child(name, dataset, tables, mode, settings)
         children[name].answer()
     for _ in range(ROUNDS):
         for child in children.values():
@@ -278,6 +285,7 @@ def compare(dataset: str, tables: str, mode: str, steps: int) -> dict[str, Any]:
     return {
         "benchmark": "train",
         "mode": mode,
+        "settings": settings,
         "tables": tables,
         "steps": ROUNDS * max(1, steps // ROUNDS),
         "tokens_per_s": round(speed),
@@ -316,15 +324,23 @@ def main() -> None:
         "--tables", default="own", help="own, paper, or rows of the item table (default: own)"
     )
     parser.add_argument("--mode", choices=("tuned", "paper"), default="tuned")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change one value of the mode; may be repeated",
+    )
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--build", choices=BUILDS, help=argparse.SUPPRESS)  # this is a child
     arguments = parser.parse_args()
+    kind = (arguments.tables, arguments.mode, arguments.set)
     if arguments.build:
-        serve(arguments.build, arguments.dataset, arguments.tables, arguments.mode)
+        serve(arguments.build, arguments.dataset, *kind)
         return
     with tempfile.TemporaryDirectory() as folder:
         dataset = arguments.dataset or synthetic_dataset(pathlib.Path(folder))
-        print(json.dumps(compare(dataset, arguments.tables, arguments.mode, arguments.steps)))
+        print(json.dumps(compare(dataset, *kind, arguments.steps)))
 
 
 if __name__ == "__main__":
