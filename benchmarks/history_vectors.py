@@ -40,7 +40,7 @@ def history_vectors(
 
     Raises:
       SchemaError, DatasetError, RecordError, VectorFileError: a file is missing or damaged.
-      ValueError: nobody has a history.
+      ValueError: nobody has a history, or an item has no vector.
     """
     from guim_tf import schema as names
     from guim_tf.catalogue import Catalogue
@@ -51,7 +51,13 @@ def history_vectors(
     if item_vectors is None:
         items = np.eye(len(catalogue), dtype=np.float32)
     else:
-        items = read_vectors(item_vectors, kind="item").select(catalogue.item_id)[0][:, 0]
+        vectors_of, given = read_vectors(item_vectors, kind="item").select(catalogue.item_id)
+        if not given.all():
+            raise ValueError(
+                f"{item_vectors} has a vector for {given.sum():,} of the {len(given):,} items of "
+                f"{dataset}. Write it again with `guim embed-items` for this data set."
+            )
+        items = vectors_of[:, 0]
         items /= np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
     ids, vectors = [], []
     splits = (names.TRAIN, names.VALIDATION)

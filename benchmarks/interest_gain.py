@@ -46,7 +46,8 @@ def gains(*, dataset: str, one: Sequence[str], many: Sequence[str]) -> list[dict
     """For each pair of models: alikeness and gain in recall@100 of each quarter, and of all.
 
     Raises:
-      ValueError: as many of one as of the other are needed, and of one vector where `one` says so.
+      ValueError: as many of one as of the other are needed, and of one vector where `one` says so;
+        or there are too few users.
     """
     from guim_tf.evaluation.metrics import recall_at_k
     from guim_tf.evaluation.protocol import load_protocol
@@ -68,6 +69,10 @@ def gains(*, dataset: str, one: Sequence[str], many: Sequence[str]) -> list[dict
         less, more = (recall_at_k(rank_vectors(of)[0], truth, K) for of in vectors)
         alike = alikeness(vectors[0].item_embedding, protocol.history.items)
         known = np.flatnonzero(~np.isnan(alike))
+        if len(known) < PARTS:
+            raise ValueError(
+                f"{len(known)} users of {dataset} have two items in their history: too few to part."
+            )
         quarters = np.array_split(known[np.argsort(alike[known], kind="stable")], PARTS)
         found.append(
             {

@@ -41,14 +41,23 @@ def test_which_items_a_user_had_in_the_year_before(script, shop, tmp_path, capsy
 
 
 def test_the_mean_of_the_items_each_of_length_one(script, shop, tmp_path):
-    vectors = np.array([[3, 0], [0, 2], [1, 1], [-5, 0]], np.float32)
+    vectors = np.array([[3, 0], [0, 2], [1, 1], [-5, 0], [0, 9]], np.float32)
     np.save(tmp_path / "given.npy", vectors)
-    (tmp_path / "given.ids.txt").write_text("A\nB\nC\nD\n")
+    (tmp_path / "given.ids.txt").write_text("A\nB\nC\nD\nE\n")
     script.history_vectors(dataset=shop, output=tmp_path, item_vectors=tmp_path / "given.npy")
     users = read(tmp_path, "users")
     np.testing.assert_allclose(users["anna"], [2 / 3, 1 / 3], rtol=1e-6)  # A, A and B
     np.testing.assert_allclose(users["ben"], [0.5**0.5] * 2, rtol=1e-6)
     np.testing.assert_allclose(users["cara"], [-0.5, 0.5], rtol=1e-6)
+
+
+def test_an_item_without_a_vector_is_no_zero(script, shop, tmp_path, capsys):
+    np.save(tmp_path / "given.npy", np.ones([4, 2], np.float32))
+    (tmp_path / "given.ids.txt").write_text("A\nB\nC\nD\n")
+    arguments = ["--dataset", str(shop), "--output", str(tmp_path / "out")]
+    assert script.main([*arguments, "--item-vectors", str(tmp_path / "given.npy")]) == 2
+    assert "a vector for 4 of the 5 items" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_benchmark_scores_them(script, shop, tmp_path):

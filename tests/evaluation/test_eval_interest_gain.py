@@ -73,3 +73,13 @@ def test_models_are_named_in_pairs(script, shop, shop_models, capsys):
     assert "give pairs" in capsys.readouterr().err
     assert script.main([*arguments, str(shop_models)]) == 2
     assert "has 2 vectors a user" in capsys.readouterr().err
+
+
+def test_a_few_users_have_no_quarters(script, shop, monkeypatch, capsys):
+    def encode(models, protocol, **options):
+        users = np.ones([len(protocol), 1 if models == "one" else 2, 2], np.float32)
+        return Vectors(users, np.ones([len(protocol.catalogue), 2], np.float32), ())
+
+    monkeypatch.setattr(room, "encode", encode)
+    assert script.main(["--dataset", str(shop), "--one", "one", "--many", "many"]) == 2
+    assert "too few to part" in capsys.readouterr().err
