@@ -145,6 +145,13 @@ class WindowConfig:
             "recent_days",
             "a positive number beside random_cutoffs, or null",
         )
+        check(
+            self.cutoff_half_life_days is None
+            or (self.cutoff_half_life_days >= 1 and self.random_cutoffs),
+            self,
+            "cutoff_half_life_days",
+            "a positive number beside random_cutoffs, or null",
+        )
         check(0 <= self.shuffled <= 1, self, "shuffled", "a share in [0, 1]")
 
 
@@ -201,7 +208,7 @@ class RetrievalConfig:
     # to ln(1 + buyers) to others': see `popularity.prior`. Null as above.
     popularity_weight: float | None = 0.0
     # Order the best of a served list by Eq. 2 with weights softmax_c(sharpness * cosine): see
-    # `mixture.rescore`. Null leaves the order of Eq. 3, which `guim evaluate` always has.
+    # `mixture.rescore`. Null leaves the order of Eq. 3.
     rescore_sharpness: float | None = None
 
     def __post_init__(self) -> None:
@@ -232,6 +239,12 @@ class Config:
             raise ConfigError(
                 f"WindowConfig.cutoffs is {self.window.cutoffs}: more than one a user need "
                 "model.causal and window.random_cutoffs, so that an event knows no later one."
+            )
+        if self.loss.next_item and not self.model.causal:
+            raise ConfigError(
+                f"LossConfig.next_item is {self.loss.next_item}: without model.causal an event "
+                "knows the next one, which it is to predict. Set loss.next_item=0 or "
+                "model.causal=true."
             )
 
     @classmethod

@@ -350,7 +350,12 @@ def load_dataset(
         batches = serialized_batches(folder, schema, window, batch_size=batch_size, seed=seed)
     else:
         window = dataclasses.replace(
-            window, random_cutoffs=False, recent_days=None, cutoffs=1, shuffled=0.0
+            window,
+            random_cutoffs=False,
+            recent_days=None,
+            cutoff_half_life_days=None,
+            cutoffs=1,
+            shuffled=0.0,
         )
         batches = load_records(folder, split, schema, window).batch(batch_size)
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)

@@ -24,7 +24,8 @@ def require_finite(model: keras.Model) -> None:
 class FiniteWeights(keras.callbacks.Callback):
     """Raises `DivergedError` at the end of an epoch.
 
-    To stand before the callback that saves: a checkpoint then holds finite weights.
+    To stand before the callbacks that save, so that a checkpoint holds finite weights, and that
+    encode users, who have no vectors by other ones.
     """
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

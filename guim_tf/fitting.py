@@ -65,7 +65,7 @@ class Fit:
                 epochs=int(state.epoch) + 1 if begun else epochs,
                 validation_data=checked,
                 validation_steps=batches,
-                callbacks=[*self._recall(), FiniteLoss(), state, *self._board(), interruptible],
+                callbacks=[FiniteLoss(), *self._recall(), state, *self._board(), interruptible],
             )
 
     def asynchronously(self) -> None:
@@ -80,7 +80,7 @@ class Fit:
                 steps_per_epoch=self.state.steps,
                 initial_epoch=int(self.state.epoch),
                 epochs=self.config.training.epochs,
-                callbacks=[*self._recall(), FiniteWeights(), self.state, *self._board()],
+                callbacks=[FiniteWeights(), *self._recall(), self.state, *self._board()],
             )
 
     def _fit(self, data: Any, **options: Any) -> None:

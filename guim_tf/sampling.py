@@ -28,7 +28,9 @@ def measure_candidates(
     The paper draws an item of each other user, whatever the length of his sequence: then an item's
     probability is the mean of its share in each sequence. Where all items of all users are
     candidates it is its share of all events. Items outside of the vocabulary have one row; its
-    value is the mean over the items seen there.
+    value is the mean over the items seen there. An item that the pass came by nowhere is as likely
+    as the rarest one of it: random cut-offs of another pass may well show it, and the logarithm
+    of next to nothing would outweigh all others.
 
     Args:
       batches: of `load_dataset`.
@@ -49,5 +51,9 @@ def measure_candidates(
         weight += np.bincount(index[present], weights=events[present], minlength=item_rows)
         unknown.update(key[index == names.UNKNOWN_ROW].tolist())
         users += len(index)
+    total = max(weight.sum(), 1)
     weight[names.UNKNOWN_ROW] /= max(len(unknown), 1)
-    return Candidates(users, (weight / max(weight.sum(), 1)).astype(np.float32))
+    rarest = np.min(weight, where=weight > 0, initial=total)
+    of_items = weight[names.UNKNOWN_ROW :]
+    np.maximum(of_items, rarest, out=of_items)
+    return Candidates(users, (weight / total).astype(np.float32))

@@ -37,6 +37,7 @@ from guim_tf.schema import DatasetError, Schema
 from guim_tf.shards import whole_shards
 from guim_tf.strict_json import ConfigError, to_json
 from guim_tf.validation import UNASKED, Validation
+from guim_tf.version import build
 from guim_tf.warm_start import require_alike, warm_start
 
 
@@ -47,7 +48,7 @@ class TrainResult:
     epochs: epochs trained; best_epoch: the one to export, counted from 1; best: its validation
     recall@100, or None where no validation user has an event on each side of T; minutes: time spent
     in epochs; repeat_weight, popularity_weight: those of the configuration, or the ones chosen
-    where it has null.
+    where it has null; build: the package's that did the last session, None of older runs.
     """
 
     run: str
@@ -62,6 +63,7 @@ class TrainResult:
     seed: int
     repeat_weight: float
     popularity_weight: float
+    build: str | None = None
 
 
 def train(
@@ -203,6 +205,7 @@ def _train(
             minutes=round(sum(line["seconds"] for line in read_history(run)) / 60, 2),
             seed=config.training.seed,
             **_weights(run, config.retrieval, validation),
+            build=build(),
         )
         write_whole(result_file, json.dumps(dataclasses.asdict(result)) + "\n")
     cluster.all_have(0)  # the result is there

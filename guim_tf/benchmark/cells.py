@@ -17,6 +17,7 @@ from guim_tf.artifacts import versions
 from guim_tf.benchmark.suite import Entry, Suite
 from guim_tf.config import Config
 from guim_tf.evaluation import evaluate
+from guim_tf.evaluation.vector_files import vector_paths
 from guim_tf.export import ITEM_ENCODER, USER_ENCODER, export
 from guim_tf.keras_compat import keras
 from guim_tf.runs import CONFIG_FILE, RESULT_FILE, write_whole
@@ -82,10 +83,12 @@ class Cell:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What its trainings have left: epochs of the first, minutes and parameters of all."""
+        """What its trainings have left: epochs of the first, minutes, parameters, builds of all."""
         results = [read_json(member.run / RESULT_FILE) for member in self.members]
-        return results[0] | {
-            name: sum(result[name] for result in results) for name in ("minutes", "parameters")
+        return {
+            **results[0],
+            **{name: sum(result[name] for result in results) for name in ("minutes", "parameters")},
+            "builds": sorted({result.get("build") or "unknown" for result in results}),
         }
 
     def finish(
@@ -193,9 +196,10 @@ class GivenCell:
     def _files(self) -> dict[str, Any]:
         """What tells files from others that take their place."""
         found: dict[str, Any] = {"score": self.score}
-        for path in (self.user_vectors, self.item_vectors):
-            known = path.stat() if path.is_file() else None
-            found[str(path)] = known and [known.st_size, known.st_mtime_ns]
+        for vectors in (self.user_vectors, self.item_vectors):
+            for path in vector_paths(vectors):
+                known = path.stat() if path.is_file() else None
+                found[str(path)] = known and [known.st_size, known.st_mtime_ns]
         return found
 
 

@@ -147,7 +147,11 @@ def _run_notes(baselines: Report, made: Mapping[str, Mapping[int, Finished]]) ->
     found: dict[tuple[str, str], list[str]] = {}
     for name, runs in made.items():
         for seed, run in sorted(runs.items()):
-            for note in [*run.report["notes"], *_other_versions(baselines, run.report)]:
+            for note in [
+                *run.report["notes"],
+                *_other_versions(baselines, run),
+                *_other_build(run),
+            ]:
                 if note not in baselines["notes"]:
                     found.setdefault((name, note), []).append(str(seed))
     return [
@@ -156,12 +160,19 @@ def _run_notes(baselines: Report, made: Mapping[str, Mapping[int, Finished]]) ->
     ]
 
 
-def _other_versions(baselines: Report, report: Report) -> list[str]:
+def _other_build(run: Finished) -> list[str]:
+    """Says it where other builds of this package trained a run than evaluated it."""
+    evaluated = run.report["versions"]["guim_tf"]
+    other = [x for x in (run.training or {}).get("builds", []) if x != evaluated]
+    return [f"trained by other builds than evaluated it: {'; '.join(other)}."] * bool(other)
+
+
+def _other_versions(baselines: Report, run: Finished) -> list[str]:
     """Says it where a run was evaluated by other software than the baselines."""
     theirs = baselines["versions"]
     other = [
         f"{name} {version} ({theirs.get(name, 'none')})"
-        for name, version in report["versions"].items()
+        for name, version in run.report["versions"].items()
         if version != theirs.get(name)
     ]
     return [f"evaluated with other versions than the baselines: {', '.join(other)}."] * bool(other)

@@ -169,7 +169,10 @@ def markdown(document: dict[str, Any]) -> str:
     if predicted := accuracy_table(document):
         columns = [(label, note) for label, note, _ in predicted.groups]
         users = f"{document['profile']['users']:,} users"
-        parts.append(f"## CPP, accuracy, {users}\n\n{_cells(predicted, columns, 0)}")
+        parts.append(
+            f"## CPP, accuracy, {users}\n\nOf baselines ± is half of the 95 % interval over folds "
+            f"(t).\n\n{_cells(predicted, columns, 0)}"
+        )
     if difference_lines(document):
         parts.append(
             f"## Against {document['reference']}\n\nDifferences seed by seed, with their 95 % "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import math
 import pathlib
@@ -23,7 +22,7 @@ from guim_tf.evaluation.tables import headline
 from guim_tf.evaluation.tasks import SLICE_METRIC, slices, truths
 from guim_tf.precision import in_bfloat16
 from guim_tf.schema import Schema
-from guim_tf.version import __version__
+from guim_tf.version import build
 
 PACKAGES = ("tensorflow", "tf_keras", "tensorflow-text", "numpy", "pyarrow")
 
@@ -77,7 +76,7 @@ def to_document(
         "run": None if run is None else str(run),
         "seed": seed,
         "versions": {
-            "guim_tf": f"{__version__}, source {_source()}",
+            "guim_tf": build(),
             "products": "bfloat16" if in_bfloat16() else "float32",
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -85,17 +84,8 @@ def to_document(
     }
     plain = _plain(document)
     if methods:
-        plain["comparisons"] = _plain(_comparisons(methods, *headline(plain)))
+        plain["comparisons"] = _plain(comparisons(methods, *headline(plain)))
     return plain
-
-
-def _source() -> str:
-    """Tells one state of this package's code from another."""
-    package = pathlib.Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _sizes(protocol: Protocol) -> dict[str, int]:
@@ -140,7 +130,7 @@ def _truth_counts(protocol: Protocol, truth: Ragged) -> dict[str, Any]:
     }
 
 
-def _comparisons(
+def comparisons(
     methods: Sequence[Method], metric: str, tasks: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Each model against the best baseline of each task, user by user."""

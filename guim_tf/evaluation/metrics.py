@@ -19,12 +19,6 @@ def recall_at_k(ranked: np.ndarray, truth: Ragged, k: int) -> np.ndarray:
     return _or_nan(found.sum(axis=1) / np.maximum(sizes, 1), sizes)
 
 
-def hit_rate_at_k(ranked: np.ndarray, truth: Ragged, k: int) -> np.ndarray:
-    """1 where at least one of the first k is true, else 0: `[U]` float64."""
-    found, sizes = _hits(ranked, truth, k)
-    return _or_nan(found.any(axis=1).astype(np.float64), sizes)
-
-
 def ndcg_at_k(ranked: np.ndarray, truth: Ragged, k: int) -> np.ndarray:
     """Gain 1 / log2(1 + place) of each hit, over that of the best possible list: `[U]` float64."""
     found, sizes = _hits(ranked, truth, k)

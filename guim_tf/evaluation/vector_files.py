@@ -106,6 +106,11 @@ def read_vectors(path: str | pathlib.Path, *, kind: str) -> VectorFile:
     return VectorFile(path, kind, ids, vectors)
 
 
+def vector_paths(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files that hold what `read_vectors` reads."""
+    return [path, path.with_suffix(".ids.txt")] if path.suffix == ".npy" else [path]
+
+
 def _read_parquet(path: pathlib.Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
     names = [f"{kind}_id", f"{kind}_embedding"]
     try:
@@ -128,7 +133,7 @@ def _read_parquet(path: pathlib.Path, kind: str) -> tuple[np.ndarray, np.ndarray
         )
     flat = column.flatten().to_numpy(zero_copy_only=False)
     names_of = ids.cast(pa.string()).to_numpy(zero_copy_only=False)
-    return names_of, flat.reshape(len(ids), interests, -1)
+    return names_of, flat.reshape(len(ids), interests, listed.list_size // interests)
 
 
 def _read_npy(path: pathlib.Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +148,7 @@ def _read_npy(path: pathlib.Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is an array {vectors.dtype} of shape {vectors.shape}, expected floats "
             "[n, d] or [n, C, d]."
         )
-    names = path.with_suffix(".ids.txt")
+    _, names = vector_paths(path)
     try:
         ids = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -154,4 +159,4 @@ def _read_npy(path: pathlib.Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
         raise VectorFileError(
             f"{names} has {len(ids):,} ids and {path.name} {len(vectors):,} rows; expected as many."
         )
-    return np.array(ids, object), vectors.reshape(len(ids), -1, vectors.shape[-1])
+    return np.array(ids, object), vectors if vectors.ndim == 3 else vectors[:, None]

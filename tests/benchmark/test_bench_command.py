@@ -52,6 +52,7 @@ class Stages:
         (run / "config.json").write_text(to_json(config))
         self._enter("train", run)
         fields = {"epochs": 2, "best_epoch": 2, "parameters": 10, "minutes": len(self.calls) / 8}
+        fields["build"] = "0"
         (run / "result.json").write_text(json.dumps(fields))
 
     def export(self, *, run, models, dataset):
@@ -235,6 +236,20 @@ def test_deleting_the_reports_evaluates_again_without_training(run, tmp_path):
     assert run()[1] == [("evaluate", name) for name in ("C1/0", "C4/0", "C1/1", "C4/1")]
 
 
+def test_a_training_that_was_there_before_the_code_changed_is_told(run, tmp_path):
+    run()
+    file = tmp_path / "out/runs/C4/1/result.json"
+    trained = json.loads(file.read_text())
+    for build, shown in ((trained | {"build": "older"}, "older"), (trained, None)):
+        file.write_text(json.dumps(build))
+        told = f"C4, seed 1: trained by other builds than evaluated it: {shown}."
+        assert run()[0].document["notes"] == [told] * (shown is not None)
+    del trained["build"]
+    file.write_text(json.dumps(trained))
+    (told,) = run()[0].document["notes"]
+    assert told.endswith("evaluated it: unknown.")
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(run, stages):
     stages.broken["train", "C4/1"] = ValueError("the loss is NaN at step 7")
     result, calls = run()
@@ -352,6 +367,16 @@ def test_other_files_under_the_same_name_are_scored_again_alone(run, files, tmp_
         ("evaluate", "SASRec/0"),
         ("evaluate", "SASRec/1"),
     ]
+
+
+def test_other_ids_of_the_same_array_are_scored_again(run, files, tmp_path):
+    (tmp_path / "users.npy").write_text("0.6")
+    (tmp_path / "users.ids.txt").write_text("a\nb\n")
+    once = {"user_vectors": "users.npy", "item_vectors": "0-items.txt"}
+    run(vectors=[files | once])
+    assert run(vectors=[files | once])[1] == []
+    (tmp_path / "users.ids.txt").write_text("b\na\n")
+    assert run(vectors=[files | once])[1] == [("evaluate", "SASRec/0")]
 
 
 def test_vectors_without_a_seed_are_held_to_every_seed_of_the_reference(run, files, tmp_path):

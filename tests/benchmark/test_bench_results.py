@@ -262,6 +262,28 @@ def test_other_versions_than_the_baselines_are_told(suite_file):
     ]
 
 
+def test_a_training_of_another_build_than_the_evaluation_is_told(suite_file):
+    """Of three trainings side by side two are of builds that are no more."""
+    reports = [report([method("GUIM", "model", 0.5, [1.0])]) for _ in range(2)]
+    now = reports[0]["versions"]["guim_tf"]
+    builds = [[now], sorted(["0.0.9, source abc", now, "unknown"])]
+    found = to_document(
+        suite=load_suite(suite_file()),
+        finished={
+            "C1": [
+                Finished(seed, TRAINING | {"builds": of}, reports[seed], "page.html")
+                for seed, of in enumerate(builds)
+            ]
+        },
+        baselines=BASELINES,
+        command="c",
+        notes=[],
+    )
+    assert found["notes"] == [
+        "C1, seed 1: trained by other builds than evaluated it: 0.0.9, source abc; unknown."
+    ]
+
+
 def test_without_a_family_there_is_no_gain(make):
     plain = [{"name": "C1", "settings": ["model.interests=1"]}, {"name": "C4"}]
     found = make({"C1": [0, 1], "C4": [0, 1]}, configurations=plain)

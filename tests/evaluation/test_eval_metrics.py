@@ -12,29 +12,29 @@ NAN = math.nan
 SECOND = 1 / math.log2(3)  # gain of the second place; the first has 1
 THIRD = 1 / 2
 
-# ranked, truth, k, recall, hit rate, ndcg
+# ranked, truth, k, recall, ndcg
 TABLE = {
-    "all found": ([1, 2], [2, 1], 2, 1, 1, 1),
-    "second of two": ([9, 1], [1], 2, 1, 1, SECOND),
-    "half found": ([1, 9], [1, 2], 2, 0.5, 1, 1 / (1 + SECOND)),
-    "nothing found": ([7, 8, 9], [1], 3, 0, 0, 0),
-    "no truth": ([1, 2], [], 2, NAN, NAN, NAN),
-    "k cuts": ([9, 8, 1], [1], 2, 0, 0, 0),
-    "k beyond the list": ([9, 1], [1, 2], 50, 0.5, 1, SECOND / (1 + SECOND)),
-    "more truth than k": ([1], [1, 2, 3, 4], 1, 0.25, 1, 1),
-    "list ended": ([9, -1, -1], [1], 3, 0, 0, 0),
-    "empty list": ([], [1], 3, 0, 0, 0),
-    "id twice in the list": ([1, 1, 1], [1, 2], 3, 0.5, 1, 1 / (1 + SECOND)),
-    "id twice, late": ([9, 9, 1], [1], 3, 1, 1, THIRD),
-    "id twice in truth": ([1, 9], [1, 1], 2, 1, 1, 1),
-    "row 0 is an id": ([0], [0], 1, 1, 1, 1),
+    "all found": ([1, 2], [2, 1], 2, 1, 1),
+    "second of two": ([9, 1], [1], 2, 1, SECOND),
+    "half found": ([1, 9], [1, 2], 2, 0.5, 1 / (1 + SECOND)),
+    "nothing found": ([7, 8, 9], [1], 3, 0, 0),
+    "no truth": ([1, 2], [], 2, NAN, NAN),
+    "k cuts": ([9, 8, 1], [1], 2, 0, 0),
+    "k beyond the list": ([9, 1], [1, 2], 50, 0.5, SECOND / (1 + SECOND)),
+    "more truth than k": ([1], [1, 2, 3, 4], 1, 0.25, 1),
+    "list ended": ([9, -1, -1], [1], 3, 0, 0),
+    "empty list": ([], [1], 3, 0, 0),
+    "id twice in the list": ([1, 1, 1], [1, 2], 3, 0.5, 1 / (1 + SECOND)),
+    "id twice, late": ([9, 9, 1], [1], 3, 1, THIRD),
+    "id twice in truth": ([1, 9], [1, 1], 2, 1, 1),
+    "row 0 is an id": ([0], [0], 1, 1, 1),
 }
 
 
 @pytest.mark.parametrize("situation", TABLE)
 def test_metrics_of_one_user(situation):
     ranked, truth, k, *expected = TABLE[situation]
-    functions = (metrics.recall_at_k, metrics.hit_rate_at_k, metrics.ndcg_at_k)
+    functions = (metrics.recall_at_k, metrics.ndcg_at_k)
     ranked = np.array([ranked], np.int64).reshape(1, -1)
     for function, value in zip(functions, expected, strict=True):
         np.testing.assert_allclose(function(ranked, ragged([truth]), k), [value], rtol=1e-12)

@@ -2,16 +2,22 @@
 
 import html.parser
 import json
+import math
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from guim_tf.evaluation import evaluate, main
 from guim_tf.evaluation.command import parse_moment
 from guim_tf.evaluation.curves import Curves, read_curves
+from guim_tf.evaluation.document import comparisons
+from guim_tf.evaluation.interests import Interests
+from guim_tf.evaluation.matching import Method
 from guim_tf.evaluation.tables import cold_table, number, signed
+from guim_tf.evaluation.tasks import Measured
 
 AS_OF = 1000 * 86_400
 
@@ -73,11 +79,32 @@ def test_facts_and_absent_means(report):
     assert {"guim_tf", "tensorflow", "numpy", "python"} <= set(document["versions"])
 
 
-def test_comparison_is_paired(report):
-    # Everybody finds all five items among a hundred: the difference is 0 for each user.
+def test_a_model_is_compared_with_the_best_baseline_user_by_user():
+    def method(name, *values, interests=None):
+        return Method(
+            name, "", Measured({"CMP-L": {"recall@100": np.array(values)}}, {}), interests
+        )
+
+    worse = method("popular", 0.9, 0, 0, np.nan)
+    best = method("EASE", 0.2, 0.5, 0.8, np.nan)
+    one = Interests(np.ones(1), np.ones(1), np.ones((1, 1)), np.nan, 0.0)
+    model = method("GUIM", 0.4, 0.5, 0.9, np.nan, interests=one)
+    (line,) = comparisons([model, worse, best], "recall@100", ["CMP-L"])
+    assert (line["model"], line["baseline"], line["task"]) == ("GUIM", "EASE", "CMP-L")
+    # .2, 0 and .1: deviation .1; unpaired it would be three times as much.
+    assert line["difference"].mean == pytest.approx(0.1)
+    assert line["difference"].half_width == pytest.approx(1.96 * 0.1 / math.sqrt(3))
+    assert line["difference"].users == 3
+    assert comparisons([model], "recall@100", ["CMP-L"]) == []
+
+
+def test_comparisons_are_of_all_tasks(report):
     lines = {x["task"]: x["difference"] for x in report.document["comparisons"]}
-    assert lines["CMP-L"] == {"mean": 0, "half_width": 0, "users": 3}
-    assert lines["CMP-S"]["users"] == 2
+    assert {task: line["users"] for task, line in lines.items()} == {
+        "CMP-L": 3,
+        "CMP-S": 2,
+        "CMP-N": 3,
+    }
 
 
 class Page(html.parser.HTMLParser):

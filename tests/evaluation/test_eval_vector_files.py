@@ -1,6 +1,7 @@
 """Vectors from elsewhere: what is read, what is refused, and who has none."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ def write_parquet(path, kind, ids, vectors, *, interests=None, value=np.float32)
     """As `guim embed-users` and `embed-items` write it."""
     vectors = np.asarray(vectors, value)
     flat = pa.array(vectors.reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, vectors[0].size)
+    column = pa.FixedSizeListArray.from_arrays(flat, math.prod(vectors.shape[1:]))
     table = pa.table({f"{kind}_id": pa.array(ids, pa.string()), f"{kind}_embedding": column})
     if interests is not None:
         table = table.replace_schema_metadata({"interests": str(interests), "dimension": "0"})
@@ -149,6 +150,10 @@ def test_files_that_are_refused(tmp_path):
         (write_npy(tmp_path / "b.npy", "aa", eye), "names user 'a' twice"),
         (write_parquet(tmp_path / "c", "item", "ab", eye), "'user_id'"),
         (write_parquet(tmp_path / "d", "user", "ab", eye, interests=3), "state 3 interests"),
+        (write_npy(tmp_path / "e.npy", "", np.zeros((0, 8))), "e.npy holds no vectors"),
+        (write_npy(tmp_path / "f.npy", "ab", np.zeros((2, 0))), "f.npy holds no vectors"),
+        (write_npy(tmp_path / "g.npy", "ab", np.zeros((2, 0, 8))), "g.npy holds no vectors"),
+        (write_parquet(tmp_path / "h", "user", "", np.zeros((0, 2))), "h.* holds no vectors"),
     ):
         with pytest.raises(VectorFileError, match=message):
             read_vectors(path, kind="user")

@@ -124,6 +124,21 @@ def test_several_cutoffs_need_a_causal_model():
     Config(window=window, model=ModelConfig(causal=True))
 
 
+def test_the_next_item_is_predicted_by_a_causal_model_alone():
+    loss = LossConfig(next_item=0.3)
+    with pytest.raises(ConfigError, match=r"next_item is 0.3: .* Set loss.next_item=0 or model.c"):
+        Config(loss=loss)
+    Config(loss=loss, model=ModelConfig(causal=True))
+
+
+@pytest.mark.parametrize("field", ["recent_days", "cutoff_half_life_days"])
+def test_what_random_cutoffs_are_drawn_from_is_positive_and_beside_them(field):
+    for days, random in ((0, True), (-30, True), (30, False)):
+        with pytest.raises(ConfigError, match=f"{field} is {days}, expected a positive number bes"):
+            WindowConfig(random_cutoffs=random, **{field: days})
+    WindowConfig(random_cutoffs=True, **{field: 30})
+
+
 def test_a_mapping_is_read_with_short_and_long_columns():
     text = mapping(
         category_id={"column": "i", "prefix": 3},

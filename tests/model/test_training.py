@@ -13,7 +13,6 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import CHOSEN_WEIGHTS, Config, RetrievalConfig, configure
 from guim_tf.data import load_dataset, training_cutoff
 from guim_tf.divergence import DivergedError
-from guim_tf.keras_compat import keras
 from guim_tf.model import GUIM
 from guim_tf.optimizers import WarmupLinearDecay
 from guim_tf.runs import load_run, read_history
@@ -146,47 +145,51 @@ def test_buyers_of_validation_are_those_of_the_catalogue(shop_dataset, small_con
     assert ever[0].sum() > ever[1].sum()
 
 
-def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
-    shop_dataset, small_config, tmp_path, monkeypatch
-):
-    config = dataclasses.replace(
-        small_config, training=dataclasses.replace(small_config.training, epochs=3)
-    )
-    once = GUIM.train_step
-    steps = []
+def poison(monkeypatch, step, value):
+    """From `step` on a table's rows are `value`, as after too large a step."""
+    once, compile_model = GUIM.train_step, GUIM.compile
 
     def poisoned(model, inputs):
-        """After the first epoch a table row becomes infinite, as after too large a step."""
         result = once(model, inputs)
-        if int(model.optimizer.iterations) == steps[0] + 1:
-            model.user_encoder.cls_table.assign_add(
-                tf.fill(model.user_encoder.cls_table.shape, float("inf"))
-            )
+        if int(model.optimizer.iterations) == step:
+            table = model.user_encoder.cls_table
+            table.assign_add(tf.fill(table.shape, float(value)))
         return result
 
     monkeypatch.setattr(GUIM, "train_step", poisoned)
-    compile_model = GUIM.compile
     monkeypatch.setattr(
         GUIM, "compile", lambda self, **options: compile_model(self, run_eagerly=True, **options)
     )
-    steps.append(
-        sum(
-            1
-            for _ in load_dataset(
-                shop_dataset, window=config.window, batch_size=config.training.batch_size
-            )
-        )
+
+
+def steps_an_epoch(dataset, config):
+    return sum(
+        1
+        for _ in load_dataset(dataset, window=config.window, batch_size=config.training.batch_size)
     )
-    with pytest.raises(DivergedError) as error:
-        train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
-    step = steps[0] + 2
-    total = 3 * steps[0]
+
+
+def rate_of(step, config, total):
+    """The learning rate of a step, of which the first is 1."""
     asked = config.training
     schedule = WarmupLinearDecay(
         asked.learning_rate, warmup_steps=round(total * asked.warmup_share), total_steps=total
     )
-    rate = float(schedule(step - 1))  # of the step that was just done
+    rate = float(schedule(step - 1))
     assert 0 < rate < asked.learning_rate
+    return rate
+
+
+def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
+    shop_dataset, small_config, tmp_path, monkeypatch
+):
+    config = configure(small_config, ["training.epochs=3"])
+    steps = steps_an_epoch(shop_dataset, config)
+    poison(monkeypatch, steps + 1, "inf")
+    with pytest.raises(DivergedError) as error:
+        train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    step = steps + 2
+    rate = rate_of(step, config, 3 * steps)
     assert f"diverged at step {step}, learning rate {rate:.3g}: " in str(error.value)
     assert "the loss is nan" in str(error.value)
     assert [line["epoch"] for line in read_history(tmp_path / "run")] == [1]
@@ -197,15 +200,14 @@ def test_a_run_that_diverges_names_the_step_and_keeps_the_last_good_epoch(
 def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(
     shop_dataset, small_config, tmp_path, monkeypatch
 ):
-    class Poison(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.user_encoder.cls_table.assign_add(
-                tf.fill(self.model.user_encoder.cls_table.shape, float("nan"))
-            )
-
-    monkeypatch.setattr("guim_tf.fitting.ValidationRecall", lambda validation: Poison())
-    with pytest.raises(DivergedError, match=r"cls_table.* holds NaN or infinity"):
-        train(dataset=shop_dataset, run=tmp_path / "run", config=small_config, progress=False)
+    """The loss of that step is finite, and the next thing asked of the weights is recall."""
+    config = configure(small_config, ["training.epochs=2"])
+    step = steps_an_epoch(shop_dataset, config)
+    poison(monkeypatch, step, "nan")
+    with pytest.raises(DivergedError, match=r"cls_table.* holds NaN or infinity") as error:
+        train(dataset=shop_dataset, run=tmp_path / "run", config=config, progress=False)
+    rate = rate_of(step, config, 2 * step)
+    assert f"diverged at step {step}, learning rate {rate:.3g}: " in str(error.value)
     assert read_history(tmp_path / "run") == []
     with pytest.raises(ConfigError, match="no trained weights"):
         load_run(tmp_path / "run")
