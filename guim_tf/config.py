@@ -70,8 +70,8 @@ class LossConfig:
     # what sells. Without it they hold popular items down, and the prior is to raise them again
     # (`retrieval.popularity_weight`).
     logq: bool = False
-    # Share of events whose item id is hidden in training, so that category and title learn to stand
-    # for it: what a new item is found by.
+    # Share of a batch's items whose id is hidden wherever they stand, so that category and title
+    # learn to stand for it: what a new item is found by.
     id_dropout: float = 0.0
     # Weight, a target, of the mean squared cosine between the user's interests: keeps them apart.
     diversity: float = 0.0
@@ -224,6 +224,15 @@ class RetrievalConfig:
 CHOSEN_WEIGHTS = ("repeat_weight", "popularity_weight")
 
 
+def require_causal(model: ModelConfig, loss: LossConfig) -> None:
+    """Raises `ConfigError` where a loss would read its own answer."""
+    if loss.next_item and not model.causal:
+        raise ConfigError(
+            f"LossConfig.next_item is {loss.next_item}: without model.causal an event knows the "
+            "next one, which it is to predict. Set loss.next_item=0 or model.causal=true."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides what a trained model is, beside its data."""
@@ -240,12 +249,7 @@ class Config:
                 f"WindowConfig.cutoffs is {self.window.cutoffs}: more than one a user need "
                 "model.causal and window.random_cutoffs, so that an event knows no later one."
             )
-        if self.loss.next_item and not self.model.causal:
-            raise ConfigError(
-                f"LossConfig.next_item is {self.loss.next_item}: without model.causal an event "
-                "knows the next one, which it is to predict. Set loss.next_item=0 or "
-                "model.causal=true."
-            )
+        require_causal(self.model, self.loss)
 
     @classmethod
     def paper(cls) -> "Config":

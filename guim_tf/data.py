@@ -139,28 +139,38 @@ def _first_cutoff(schema: Schema, config: WindowConfig) -> int:
     return schema.as_of - config.recent_days * names.DAY
 
 
+def _has_history(times: tf.Tensor, history_days: int) -> tf.Tensor:
+    """Which of ascending seconds `[..., n]` have an earlier one in so many days before them."""
+    place = tf.searchsorted(times, times) - 1  # of the last earlier one
+    last = tf.gather(times, tf.maximum(place, 0), batch_dims=times.shape.rank - 1)
+    return (place >= 0) & (times - last <= history_days * names.DAY)
+
+
 def draw_cutoffs(
     times: tf.RaggedTensor,
     start: int,
     end: int,
     seed: tf.Tensor,
     *,
+    history_days: int,
     half_life_days: int | None = None,
 ) -> tf.Tensor:
-    """T of each user at one of his later events in `[start, end)`.
+    """T of each user at one of his events in `[start, end)` that have a history.
 
     Args:
       times: `[B, (n)]` int64 seconds in ascending order; every user has such an event.
       start: seconds.
       end: seconds.
       seed: `[2]` int, of `tf.random.stateless_uniform`.
+      history_days: D1, in which an earlier event must lie.
       half_life_days: an event so many days older is half as likely; None takes all alike.
 
     Returns:
       `[B]` int64 seconds.
     """
-    rows = times.to_tensor(default_value=-1)
-    candidates = tf.where((rows > rows[:, :1]) & (rows >= start) & (rows < end), rows, -1)
+    rows = times.to_tensor(default_value=tf.int64.max)
+    possible = (rows >= start) & (rows < end) & _has_history(rows, history_days)
+    candidates = tf.where(possible, rows, -1)
     uniform = tf.random.stateless_uniform(tf.shape(candidates), seed, minval=1e-9)
     logit = -tf.math.log(-tf.math.log(uniform))  # Gumbel noise: its argmax is a draw
     if half_life_days is not None:
@@ -232,7 +242,8 @@ def can_be_cut(serialized: tf.Tensor, schema: Schema, config: WindowConfig) -> t
     times = tf.io.parse_single_example(serialized, feature)[names.TIMESTAMP]
     if config.random_cutoffs:
         start = _first_cutoff(schema, config)
-        return tf.reduce_any((times > times[0]) & (times >= start) & (times < schema.as_of))
+        drawn_from = (times >= start) & (times < schema.as_of)
+        return tf.reduce_any(drawn_from & _has_history(times, config.history_days))
     cutoff = training_cutoff(schema, config)
     before = (times >= cutoff - config.history_days * names.DAY) & (times < cutoff)
     return tf.reduce_any(before) & tf.reduce_any((times >= cutoff) & (times < schema.as_of))
@@ -280,6 +291,7 @@ def cut_batches(
                 _first_cutoff(schema, config),
                 schema.as_of,
                 seed,
+                history_days=config.history_days,
                 half_life_days=config.cutoff_half_life_days,
             )
         else:

@@ -164,7 +164,14 @@ def _require_alike(runs: Sequence[str | pathlib.Path]) -> None:
 
 
 def _but_seed(config: Config) -> Config:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
+    """What must be alike. Weights that were given differ where they are those that the runs chose
+    which runs of another day go on from; as chosen ones they are averaged."""
+    given = {name: 0.0 for name in CHOSEN_WEIGHTS if getattr(config.retrieval, name) is not None}
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, seed=0),
+        retrieval=dataclasses.replace(config.retrieval, **given),
+    )
 
 
 def _agreements(

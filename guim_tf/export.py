@@ -21,6 +21,7 @@ from guim_tf.graphs import trace
 from guim_tf.keras_compat import keras
 from guim_tf.lookup import ActionTable, Lookups
 from guim_tf.model import GUIM
+from guim_tf.runs import has_chosen
 from guim_tf.schema import Schema
 from guim_tf.strict_json import ConfigError
 
@@ -281,6 +282,12 @@ def export(
     """
     runs = [run] if isinstance(run, str | pathlib.Path) else list(run)
     model, config, schema = load_ensemble(runs, dataset)
+    if not has_chosen(runs[0]):
+        print(
+            f"{runs[0]} has not finished, so that no weights of habits and of what sells were "
+            "chosen: lists go without. The same `guim train` again chooses them.",
+            file=sys.stderr,
+        )
     lookups = Lookups(runs[0], schema)
     alignment = None
     if align_to is not None:

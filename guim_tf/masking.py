@@ -9,22 +9,22 @@ def choose_masked(present: tf.Tensor, probability: float, seed: tf.Tensor) -> tf
     """Picks each present event independently with `probability`.
 
     Args:
-      present: `[B, N]` bool, False for padding.
+      present: `[...]` bool, False for padding.
       probability: share of events to mask (0.15 in the paper).
       seed: `[2]` int, of `tf.random.stateless_uniform`.
 
     Returns:
-      `[B, N]` bool.
+      bool, of the same shape.
     """
     return present & (tf.random.stateless_uniform(tf.shape(present), seed) < probability)
 
 
 def drop_ids(item_index: tf.Tensor, probability: float, seed: tf.Tensor) -> tf.Tensor:
-    """Gives events the common row of unknown items, independently with `probability`.
+    """Gives items the common row of unknown ones, independently with `probability`.
 
     Args:
-      item_index: `[B, N]` rows; padding stays padding.
-      probability: share of events.
+      item_index: `[...]` rows; padding stays padding.
+      probability: share of the items.
       seed: `[2]` int, of `tf.random.stateless_uniform`.
     """
     dropped = choose_masked(item_index != names.PADDING_ROW, probability, seed)

@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from guim_tf import schema as names
 from guim_tf.batch_items import BatchEvents, collect, count_events, present_events
-from guim_tf.config import LossConfig, ModelConfig
+from guim_tf.config import LossConfig, ModelConfig, require_causal
 from guim_tf.data import Events
 from guim_tf.few_shapes import pad_rows, round_up
 from guim_tf.graphs import as_it_is
@@ -74,6 +74,7 @@ class GUIM(tfrs.Model):
         parts: int = 1,
         **kwargs: Any,
     ) -> None:
+        require_causal(model, loss)
         super().__init__(**kwargs)
         self.rows = rows
         self.model_config = model
@@ -165,6 +166,8 @@ class GUIM(tfrs.Model):
 
         Of several replicas each has the terms of its own users; theirs add up to the whole.
         """
+        if training:
+            self._require_usable(inputs)
         number, count = replicas()
         users_of_all = tf.shape(inputs["as_of"])[0]
         share = my_share(users_of_all)
@@ -261,6 +264,19 @@ class GUIM(tfrs.Model):
     def test_step(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         super().test_step(inputs)
         return self.get_metrics_result()
+
+    def _require_usable(self, inputs: dict[str, Any]) -> None:
+        """Refuses batches that would teach a model the future, or leave out what is asked for."""
+        if "earlier" in inputs and not self.model_config.causal:
+            raise ValueError(
+                "batches with several cut-offs need ModelConfig(causal=True): an event would know "
+                "later ones. Or load them with WindowConfig(cutoffs=1)."
+            )
+        if self.loss_config.catalogue_negatives and "negatives" not in inputs:
+            raise ValueError(
+                f"LossConfig.catalogue_negatives is {self.loss_config.catalogue_negatives}, but "
+                "batches hold none. Load them with load_dataset(..., catalogue_negatives=...)."
+            )
 
     def _seeds(self, training: bool) -> tf.Tensor:
         """`[6, 2]` seeds: those of the step in training, the same ones for every other batch."""

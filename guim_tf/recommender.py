@@ -31,7 +31,7 @@ class Recommender(tf.Module):
       category_ids: `[X]`, the category of each item, "" where there is none.
       category_file: the distinct ones but "", as such a file.
       user_encoder: the loaded SavedModel.
-      config: C, d, the weight of repeats and the sharpness of Eq. 2.
+      config: C, d, the window, the weight of repeats and the sharpness of Eq. 2.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Recommender(tf.Module):
         self.user_encoder = user_encoder
         self._interests = config.model.interests
         self._model_config = config.model
+        self._history_seconds = config.window.history_days * names.DAY
         self._repeat_weight = config.retrieval.repeat_weight
         self._sharpness = config.retrieval.rescore_sharpness
 
@@ -136,7 +137,9 @@ class Recommender(tf.Module):
         does not have gets interest -1, scores -1 and no attention: it is an answer and no error,
         for requests of many clients may be one batch.
         """
-        history = _history(item_id, category_id, title, timestamp, as_of, action)
+        history = _of_bounded_length(
+            _history(item_id, category_id, title, timestamp, as_of, action)
+        )
         users = self.user_encoder.signatures["encode_users_with_attention"](**history)
         row = self.item_ids(explained_item_id)
         known = row >= 0
@@ -144,8 +147,7 @@ class Recommender(tf.Module):
         unit = tf.math.l2_normalize(users["user_embedding"], axis=-1)
         score = tf.einsum("bcd,bd->bc", unit, vector) + prior[:, None]
         if self._repeat_weight:
-            seen = self.item_ids(item_id)
-            score += habit(row[:, None], seen, weight=self._repeat_weight)
+            score += habit(row[:, None], self._bought(history), weight=self._repeat_weight)
         interest = tf.argmax(score, axis=1, output_type=tf.int32)
         attention = tf.gather(users["attention"], interest, batch_dims=1)
         return {
@@ -169,14 +171,16 @@ class Recommender(tf.Module):
         exclude = tf.where(exclude_seen, seen, -1)
         wanted = self._listed(k)
         if self._repeat_weight:
-            found = self._search(users, wanted, exclude=seen, allowed=allowed, quota=quota)
+            bought = self._bought(history)
+            listed = tf.where(exclude_seen, seen, bought)
+            found = self._search(users, wanted, exclude=listed, allowed=allowed, quota=quota)
             if allowed is not None:
-                seen = tf.where(tf.gather(allowed, tf.maximum(seen, 0)), seen, -1)
-            vectors, priors = self.vectors.of(seen)
+                bought = tf.where(tf.gather(allowed, tf.maximum(bought, 0)), bought, -1)
+            vectors, priors = self.vectors.of(bought)
             found = prefer_repeats(
                 found,
                 users,
-                seen=seen,
+                seen=bought,
                 seen_embedding=vectors,
                 seen_prior=priors,
                 weight=self._repeat_weight,
@@ -186,6 +190,15 @@ class Recommender(tf.Module):
         else:
             found = self._search(users, wanted, exclude=exclude, allowed=allowed, quota=quota)
         return self._answer(*self._rescored(found, users, k))
+
+    def _bought(self, history: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Rows `[B, N]` of the events that habits count, -1 for others and the unknown.
+
+        As in the evaluation those are the ones of the window, which the encoder reads too.
+        """
+        timestamp, as_of = history["timestamp"], history["as_of"][:, None]
+        inside = (timestamp < as_of) & (timestamp >= as_of - self._history_seconds)
+        return tf.where(inside, self.item_ids(history["item_id"]), -1)
 
     def _listed(self, k: tf.Tensor) -> tf.Tensor:
         """How many items to list so that k are left in the end."""

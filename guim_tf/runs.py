@@ -149,6 +149,13 @@ def load_optimizer(run: str | pathlib.Path, model: GUIM, config: TrainingConfig)
     return optimizer
 
 
+def has_chosen(run: str | pathlib.Path) -> bool:
+    """Whether a run has the weights of lists that its end was to choose, if any."""
+    asked = load(Config, pathlib.Path(run, CONFIG_FILE)).retrieval
+    given = all(getattr(asked, name) is not None for name in CHOSEN_WEIGHTS)
+    return given or pathlib.Path(run, RESULT_FILE).is_file()
+
+
 def _chosen(run: pathlib.Path, asked: RetrievalConfig) -> RetrievalConfig:
     file = run / RESULT_FILE
     result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -74,7 +74,8 @@ class Validation:
         """The weights of `mixture.prefer_repeats` and `popularity.prior` with the best recall@100.
 
         A few users tell little: they are asked at T and at `MOMENTS - 1` earlier moments. Needs a
-        user. A weight that is given stays.
+        user. A weight that is given stays. Lists are in the order of Eq. 3, whatever
+        `rescore_sharpness` is.
         """
         repeats = REPEAT_WEIGHTS if repeat_weight is None else (repeat_weight,)
         populars = POPULARITY_WEIGHTS if popularity_weight is None else (popularity_weight,)

@@ -77,7 +77,8 @@ def config(small_config):
     return configure(
         small_config,
         [
-            *("model.dropout=0", "loss.negatives_per_user=null", "loss.next_item=0.3"),
+            *("model.dropout=0", "model.causal=true", "loss.negatives_per_user=null"),
+            "loss.next_item=0.3",
             *("loss.id_dropout=0.1", "training.table_slots=row", "training.epochs=3"),
             *("training.patience=null", "retrieval.repeat_weight=null"),
         ],

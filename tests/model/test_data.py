@@ -108,22 +108,48 @@ def test_a_training_user_has_an_event_on_each_side(days, both, tiny_schema):
 
 
 @pytest.mark.parametrize(
-    ("days", "possible"), [([1, 2], True), ([1], False), ([1, 1], False), ([1, 110], False)]
+    ("days", "possible"),
+    [
+        ([1, 2], True),
+        ([1], False),
+        ([1, 1], False),
+        ([1, 110], False),
+        ([1, 51], True),
+        ([1, 52], False),  # the window before the later moment is empty
+        ([1, 52, 52, 52], False),
+        ([1, 52, 53], True),
+    ],
 )
-def test_with_random_cutoffs_a_user_needs_two_moments(days, possible, tiny_schema):
+def test_with_random_cutoffs_a_user_needs_a_moment_with_a_history(days, possible, tiny_schema):
     schema = dataclasses.replace(tiny_schema, as_of=110 * DAY)
-    config = WindowConfig(random_cutoffs=True)
+    config = WindowConfig(random_cutoffs=True, history_days=50)
     assert bool(can_be_cut(tf.constant(record(days)), schema, config)) == possible
 
 
 def test_a_drawn_cutoff_is_any_later_event_before_the_end():
     times = tf.ragged.constant([[1, 1, 4, 7, 9], [2, 3]], dtype=tf.int64)
     drawn = np.array(
-        [draw_cutoffs(times, 0, 9, tf.constant([n, 0], tf.int64)).numpy() for n in range(300)]
+        [
+            draw_cutoffs(times, 0, 9, tf.constant([n, 0], tf.int64), history_days=365).numpy()
+            for n in range(300)
+        ]
     )
     assert set(drawn[:, 0]) == {4, 7}  # not the first moment, not the end
     assert abs((drawn[:, 0] == 4).mean() - 0.5) < 0.1
     assert set(drawn[:, 1]) == {3}
+
+
+def test_a_cutoff_without_a_history_is_not_drawn():
+    days = [[1, 60, 60, 70, 200, 200], [1, 2, 90]]
+    times = tf.ragged.constant([[day * DAY for day in user] for user in days], dtype=tf.int64)
+    drawn = np.array(
+        [
+            draw_cutoffs(times, 0, 300 * DAY, tf.constant([n, 0], tf.int64), history_days=50)
+            for n in range(50)
+        ]
+    )
+    assert set(drawn[:, 0]) == {70 * DAY}
+    assert set(drawn[:, 1]) == {2 * DAY}
 
 
 def test_a_half_life_prefers_recent_cutoffs():
@@ -131,7 +157,12 @@ def test_a_half_life_prefers_recent_cutoffs():
     drawn = np.array(
         [
             draw_cutoffs(
-                times, 0, 50 * DAY, tf.constant([n, 0], tf.int64), half_life_days=30
+                times,
+                0,
+                50 * DAY,
+                tf.constant([n, 0], tf.int64),
+                history_days=365,
+                half_life_days=30,
             ).numpy()
             for n in range(600)
         ]

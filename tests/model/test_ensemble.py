@@ -16,7 +16,15 @@ from guim_tf.ensemble import Agreement, Ensemble, load_ensemble, pairs
 from guim_tf.export import export, main
 from guim_tf.keras_compat import keras
 from guim_tf.retrieval import EXACT, build_index
-from guim_tf.runs import BEST, CONFIG_FILE, RESULT_FILE, build_model, load_run, weights_of
+from guim_tf.runs import (
+    BEST,
+    CONFIG_FILE,
+    RESULT_FILE,
+    build_model,
+    load_config,
+    load_run,
+    weights_of,
+)
 from guim_tf.schema import Schema
 from guim_tf.shards import shard_files
 from guim_tf.strict_json import ConfigError, load, to_json
@@ -210,3 +218,15 @@ def test_what_does_not_belong_together_is_refused(runs, shop_dataset, tmp_path, 
     assert main([*command, "--dataset", str(shop_dataset)]) == 2
     assert "differ in training.seed alone" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_runs_of_another_day_stand_side_by_side_with_the_weights_that_their_bases_chose(
+    runs, shop_dataset, tmp_path
+):
+    updates = []
+    for run in runs[:2]:
+        update = shutil.copytree(run, tmp_path / run.name)
+        (update / CONFIG_FILE).write_text(to_json(load_config(run).update()))
+        updates.append(update)
+    _, config, _ = load_ensemble(updates, shop_dataset)
+    assert config.retrieval.repeat_weight == pytest.approx((0.3 + 0.5) / 2)

@@ -1,8 +1,10 @@
 """SavedModels: the same numbers as the live model, also where this package cannot be imported."""
 
+import dataclasses
 import gc
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -19,10 +21,10 @@ from guim_tf.config import Config
 from guim_tf.data import history_at
 from guim_tf.export import export, main
 from guim_tf.lookup import ActionTable, IdTable
-from guim_tf.runs import load_run
+from guim_tf.runs import CONFIG_FILE, RESULT_FILE, load_run
 from guim_tf.schema import Schema, write_vocabulary
 from guim_tf.shards import shard_files
-from guim_tf.strict_json import load
+from guim_tf.strict_json import load, to_json
 
 # Runs in a process of its own: loads a model with plain TensorFlow and answers what it is asked.
 CHILD = """
@@ -243,6 +245,20 @@ def test_the_command_prints_its_folders_and_refuses_what_is_no_run(shop_run, tmp
     assert main(["--run", str(tmp_path), "--models", str(tmp_path / "other")]) == 2
     assert "guim train" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_has_not_ended_is_exported_with_a_word_on_what_it_lacks(
+    shop_run, tmp_path, capsys
+):
+    run = pathlib.Path(shutil.copytree(shop_run, tmp_path / "run"))
+    config = load(Config, run / CONFIG_FILE)
+    (run / RESULT_FILE).unlink()
+    export(run=run, models=tmp_path / "models")  # whose weights were given
+    assert capsys.readouterr().err == ""
+    open_ones = dataclasses.replace(config.retrieval, repeat_weight=None)
+    (run / CONFIG_FILE).write_text(to_json(dataclasses.replace(config, retrieval=open_ones)))
+    export(run=run, models=tmp_path / "models")
+    assert "run has not finished, so that no weights" in capsys.readouterr().err
 
 
 def test_an_item_without_a_category_is_encoded_as_it_was_trained(shop_models, live):

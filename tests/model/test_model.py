@@ -12,6 +12,7 @@ from guim_tf.config import Config, LossConfig, ModelConfig
 from guim_tf.keras_compat import keras
 from guim_tf.mixture import max_score
 from guim_tf.model import GUIM, TableRows
+from guim_tf.strict_json import ConfigError
 
 ROWS = TableRows(items=32, categories=7, words=25)
 SMALL = ModelConfig(
@@ -19,8 +20,8 @@ SMALL = ModelConfig(
 )
 
 
-def small_model(**changes) -> GUIM:
-    return GUIM(ROWS, model=SMALL, **changes)
+def small_model(*, causal: bool = False, **changes) -> GUIM:
+    return GUIM(ROWS, model=dataclasses.replace(SMALL, causal=causal), **changes)
 
 
 def items_of_others(batch) -> np.ndarray:
@@ -117,13 +118,6 @@ def test_every_trainable_weight_gets_a_gradient(changes, batch):
         assert np.abs(values).max() > 1e-9, variable.name
 
 
-def test_a_future_event_changes_no_vector(batch):
-    """What lies in `targets` is not seen by the encoder."""
-    model = small_model()
-    other = batch | {"targets": {k: v + 1 for k, v in batch["targets"].items()}}
-    np.testing.assert_array_equal(model(batch), model(other))
-
-
 def test_the_model_comes_back_from_its_configuration_and_weights(batch, tmp_path):
     model = small_model(loss=LossConfig(logq=True), sampling_probability=np.linspace(0, 1, 32))
     expected = model(batch)
@@ -218,8 +212,8 @@ def test_id_dropout_hides_ids_in_training_only(batch):
 
 
 def test_next_items_are_predicted_by_what_comes_before_them(batch):
-    model = small_model(loss=LossConfig(next_item=0.5, mask_probability=1e-9))
-    plain = small_model(loss=LossConfig(mask_probability=1e-9))
+    model = small_model(causal=True, loss=LossConfig(next_item=0.5, mask_probability=1e-9))
+    plain = small_model(causal=True, loss=LossConfig(mask_probability=1e-9))
     for mine, other in zip(plain.trainable_variables, model.trainable_variables, strict=True):
         mine.assign(other)
     total, without = (float(m.compute_loss(batch)) for m in (model, plain))
@@ -229,8 +223,20 @@ def test_next_items_are_predicted_by_what_comes_before_them(batch):
     np.testing.assert_allclose(total, without + 0.5 * following / 4, rtol=1e-5)
 
 
+def test_what_would_read_the_future_or_do_nothing_is_refused(batch):
+    with pytest.raises(ConfigError, match=r"next_item is 0.5: without model.causal"):
+        small_model(loss=LossConfig(next_item=0.5))
+    earlier = {"as_of": batch["as_of"][:, None], "targets": tf.zeros([4, 1, 5], tf.bool)}
+    with pytest.raises(ValueError, match="several cut-offs need ModelConfig"):
+        small_model().compute_loss(batch | {"earlier": earlier}, training=True)
+    small_model(causal=True).compute_loss(batch | {"earlier": earlier}, training=True)
+    loss = LossConfig(negatives_per_user=None, catalogue_negatives=2)
+    with pytest.raises(ValueError, match="catalogue_negatives is 2, but batches hold none"):
+        small_model(loss=loss).compute_loss(batch, training=True)
+
+
 def test_a_masked_event_predicts_itself_and_not_its_successor(batch):
-    model = small_model(loss=LossConfig(next_item=0.5, mask_probability=1 - 1e-9))
+    model = small_model(causal=True, loss=LossConfig(next_item=0.5, mask_probability=1 - 1e-9))
     model.compute_loss(batch)
     assert float(model.mlm_loss.count) == 13
     assert float(model.next_item_loss.count) == 0
@@ -272,7 +278,9 @@ def test_with_logq_a_whole_batch_weighs_an_item_by_how_often_a_batch_has_it(batc
 
 def test_every_cutoff_of_a_causal_model_is_as_if_it_were_the_only_one(batch):
     """Vectors of an earlier cut-off are those of the history that ends there."""
-    model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True))
+    # What one layer has mixed the next one can pass on; away from the small start it would show.
+    model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True, layers=2))
+    model.set_weights([30 * weight for weight in model.get_weights()])
     history, as_of = batch["history"], batch["as_of"]
     times = history[names.TIMESTAMP]
     earlier = tf.stack([times[:, 1], tf.zeros_like(as_of)], axis=1)  # the second moment, and none
@@ -287,20 +295,20 @@ def test_every_cutoff_of_a_causal_model_is_as_if_it_were_the_only_one(batch):
     users, outputs = model.user_encoder(vectors, earlier=earlier, **options)
     assert users.shape == [4, 3, 3, 16]
     alone, positions = model.user_encoder(vectors, **options)
-    np.testing.assert_allclose(users[:, 0], alone, atol=1e-5)
-    np.testing.assert_allclose(outputs, positions, atol=1e-5)
+    np.testing.assert_allclose(users[:, 0], alone, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(outputs, positions, rtol=1e-3, atol=1e-3)
     # what lies at or after the earlier cut-off changes nothing there
     later = (times >= earlier[:, :1])[present]
     other = tf.where(later[:, None], -vectors, vectors)
     changed, _ = model.user_encoder(other, earlier=earlier, **options)
-    np.testing.assert_allclose(changed[:, 1], users[:, 1], atol=1e-5)
-    assert np.abs(changed[:3, 0] - users[:3, 0]).max() > 1e-4
+    np.testing.assert_array_equal(changed[:, 1], users[:, 1])
+    assert np.abs(changed[:3, 0] - users[:3, 0]).max() > 0.1
 
 
 def test_targets_of_earlier_cutoffs_are_positives_too(batch):
     """With equal scores each costs what it costs at T: ln(1 + items that others alone have)."""
     loss = LossConfig(negatives_per_user=None, mask_probability=1e-9)
-    model = GUIM(ROWS, model=dataclasses.replace(SMALL, causal=True), loss=loss)
+    model = small_model(causal=True, loss=loss)
     times = batch["history"][names.TIMESTAMP]
     targets = np.zeros([4, 2, 5], bool)
     targets[0, 0, 1:3] = targets[3, 1, 3] = True

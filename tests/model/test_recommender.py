@@ -271,6 +271,8 @@ class TestBounds:
         np.testing.assert_array_equal(answer["item_id"], short["item_id"])
         with pytest.raises(tf.errors.InvalidArgumentError, match="the most recent ones"):
             self.recommend(built, catalogue, k=3, width=MAX_EVENTS + 1)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the most recent ones"):
+            explained(built, catalogue, USERS[:1], [catalogue.item_id[0]], width=MAX_EVENTS + 1)
 
     @pytest.mark.parametrize("name", ["category_id", "title", "timestamp"])
     def test_columns_of_unlike_shape_are_refused(self, built, catalogue, name):

@@ -91,7 +91,13 @@ def test_parts_give_the_vectors_and_gradients_of_the_whole(encode, changes):
 def test_the_loss_of_a_model_in_parts_is_that_of_the_whole_batch(batch):
     """Negatives of all users count, whatever part they are in."""
     sizes = ModelConfig(
-        interests=2, embedding_dim=16, item_id_dim=8, category_dim=8, word_dim=4, layers=1
+        interests=2,
+        embedding_dim=16,
+        item_id_dim=8,
+        category_dim=8,
+        word_dim=4,
+        layers=1,
+        causal=True,
     )
     loss = LossConfig(negatives_per_user=None, logq=True, next_item=0.5, diversity=1.0)
     whole, parted = (

@@ -13,7 +13,14 @@ from guim_tf.model import GUIM, TableRows
 from guim_tf.replicas import Share, my_share
 
 SIZES = ModelConfig(
-    interests=2, embedding_dim=16, item_id_dim=8, category_dim=8, word_dim=4, layers=1, dropout=0.0
+    interests=2,
+    embedding_dim=16,
+    item_id_dim=8,
+    category_dim=8,
+    word_dim=4,
+    layers=1,
+    dropout=0.0,
+    causal=True,
 )
 LOSS = LossConfig(
     negatives_per_user=None,

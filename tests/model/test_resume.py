@@ -66,7 +66,8 @@ def test_kills_change_no_bit_of_the_weights(shop_dataset, small_config, tmp_path
         small_config,
         [
             *("model.dropout=0.2", "loss.id_dropout=0.1", "loss.negatives_per_user=null"),
-            *("loss.next_item=0.3", "training.table_slots=row", "training.table_rate=30"),
+            *("model.causal=true", "loss.next_item=0.3"),
+            *("training.table_slots=row", "training.table_rate=30"),
         ],
     )
     straight = train(dataset=shop_dataset, run=tmp_path / "straight", config=config, progress=False)

@@ -21,7 +21,7 @@ from guim_tf.index_items import IndexItems, read_vectors
 from guim_tf.index_report import IndexReport
 from guim_tf.popularity import prior
 from guim_tf.retrieval import build_index, main
-from guim_tf.schema import Schema
+from guim_tf.schema import DAY, Schema
 from guim_tf.shards import shard_files
 from guim_tf.strict_json import load as load_config
 from guim_tf.strict_json import to_json
@@ -232,6 +232,31 @@ def test_a_model_that_prefers_repeats_brings_back_what_was_bought(
     np.testing.assert_array_equal(
         preferring(**unseen)["item_id"].numpy(), plain(**unseen)["item_id"].numpy()
     )
+
+
+@pytest.mark.parametrize("days", [400, -1], ids=["before its window", "after the moment"])
+def test_habits_are_of_the_window_that_the_encoder_reads(
+    days, shop_models, shop_dataset, catalogue, tmp_path
+):
+    """As in the evaluation: other events of the request change nothing, but for `exclude_seen`."""
+    models = with_retrieval(RetrievalConfig(repeat_weight=5.0), shop_models, shop_dataset, tmp_path)
+    served = load(models, "retrieval_exact")
+    first = served["recommend"](**request(catalogue, [7, 3], k=8, exclude_seen=False))
+    wish = request(catalogue, [9, 7, 3] if days > 0 else [7, 3, 9], k=8, exclude_seen=False)
+    outside = 0 if days > 0 else 2
+    times = wish["timestamp"].numpy()
+    times[0, outside] = wish["as_of"].numpy()[0] - days * DAY
+    wish["timestamp"] = tf.constant(times)
+    answer = served["recommend"](**wish)
+    for name in ("item_id", "interest"):
+        np.testing.assert_array_equal(answer[name], first[name])
+    np.testing.assert_allclose(answer["score"], first["score"], rtol=1e-5)
+    given = {name: x for name, x in wish.items() if name not in ("k", "exclude_seen")}
+    why = served["explain"](**given, explained_item_id=wish["item_id"][:, outside])
+    assert tf.reduce_max(why["interest_score"]) < 1 + 1e-5
+    unseen = served["recommend"](**wish | {"exclude_seen": tf.constant(True)})["item_id"].numpy()
+    assert not set(unseen[0]) & set(wish["item_id"].numpy()[0])
+    assert len(set(unseen[0]) - {b""}) == 8
 
 
 @pytest.mark.parametrize("repeat_weight", [0.0, 0.4])
