@@ -6,6 +6,7 @@ for averages of networks that differ in their seeds alone).
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from guim_tf.catalogue import Catalogue
 from guim_tf.config import CHOSEN_WEIGHTS, Config
 from guim_tf.data import Events
 from guim_tf.model import GUIM
-from guim_tf.runs import CONFIG_FILE, RESULT_FILE, load_config, load_run
+from guim_tf.runs import CONFIG_FILE, INIT_FILE, RESULT_FILE, load_config, load_run
 from guim_tf.schema import Schema
 from guim_tf.strict_json import ConfigError, load
 
@@ -149,8 +150,9 @@ def _require_alike(runs: Sequence[str | pathlib.Path]) -> None:
                 f"{run} is not finished: the same `guim train` again goes on with it."
             )
     asked = [load(Config, pathlib.Path(run, CONFIG_FILE)) for run in runs]
-    for run, config in zip(runs, asked, strict=True):
-        if _but_seed(config) != _but_seed(asked[0]):
+    alike = [_but_seed(run, config) for run, config in zip(runs, asked, strict=True)]
+    for run, config in zip(runs, alike, strict=True):
+        if config != alike[0]:
             raise ConfigError(
                 f"{run} has another configuration than {runs[0]}: runs whose vectors stand side by "
                 "side differ in training.seed alone."
@@ -163,10 +165,11 @@ def _require_alike(runs: Sequence[str | pathlib.Path]) -> None:
         )
 
 
-def _but_seed(config: Config) -> Config:
-    """What must be alike. Weights that were given differ where they are those that the runs chose
-    which runs of another day go on from; as chosen ones they are averaged."""
-    given = {name: 0.0 for name in CHOSEN_WEIGHTS if getattr(config.retrieval, name) is not None}
+def _but_seed(run: str | pathlib.Path, config: Config) -> Config:
+    """What must be alike. Of a run that goes on from another one the weights of lists are those
+    which that one chose: they may differ, and are averaged as other chosen ones."""
+    base = json.loads(pathlib.Path(run, INIT_FILE).read_text(encoding="utf-8"))["run"]
+    given = dict.fromkeys(CHOSEN_WEIGHTS, 0.0) if base is not None else {}
     return dataclasses.replace(
         config,
         training=dataclasses.replace(config.training, seed=0),

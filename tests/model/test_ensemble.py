@@ -19,6 +19,7 @@ from guim_tf.retrieval import EXACT, build_index
 from guim_tf.runs import (
     BEST,
     CONFIG_FILE,
+    INIT_FILE,
     RESULT_FILE,
     build_model,
     load_config,
@@ -228,5 +229,9 @@ def test_runs_of_another_day_stand_side_by_side_with_the_weights_that_their_base
         update = shutil.copytree(run, tmp_path / run.name)
         (update / CONFIG_FILE).write_text(to_json(load_config(run).update()))
         updates.append(update)
+    with pytest.raises(ConfigError, match=r"differ in training.seed alone"):
+        load_ensemble(updates, shop_dataset)  # as they are, of no other run
+    for update, run in zip(updates, runs, strict=False):
+        (update / INIT_FILE).write_text(json.dumps({"run": str(run)}))
     _, config, _ = load_ensemble(updates, shop_dataset)
     assert config.retrieval.repeat_weight == pytest.approx((0.3 + 0.5) / 2)
